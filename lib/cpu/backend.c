@@ -1,0 +1,61 @@
+/* backend: the CPU's table of ops, compiled once an instruction set under the name CPU_OPS. Memory
+ * is the host's. */
+#include "cpu_ops.h"
+#include "local.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int cpu_alloc(struct dev *dev, void **p, size_t bytes, struct err *err)
+{
+    *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return *p ? 0 : err_oom(err, bytes);
+}
+
+static void cpu_free(struct dev *dev, void *p)
+{
+    free(p);
+}
+
+static void cpu_zero(struct dev *dev, void *p, size_t bytes)
+{
+    memset(p, 0, bytes);
+}
+
+static void cpu_upload(struct dev *dev, void *to, const void *host, size_t bytes)
+{
+    memcpy(to, host, bytes);
+}
+
+static void cpu_download(struct dev *dev, void *host, const void *from, size_t bytes)
+{
+    memcpy(host, from, bytes);
+}
+
+static void cpu_copy(struct dev *dev, void *to, const void *from, size_t bytes)
+{
+    memmove(to, from, bytes);
+}
+
+static void cpu_sync(struct dev *dev)
+{
+}
+
+static void cpu_close(struct dev *dev)
+{
+    pool_close(pool_of(dev));
+}
+
+extern const struct ops CPU_OPS;
+const struct ops CPU_OPS = {
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .zero = cpu_zero,
+    .upload = cpu_upload,
+    .download = cpu_download,
+    .copy = cpu_copy,
+    .sync = cpu_sync,
+    .close = cpu_close,
+
+    .plan = cpu_plan,
+};

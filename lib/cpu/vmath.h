@@ -1,0 +1,58 @@
+/* vmath: exp and its kin without branches or calls, so that loops over them vectorise. */
+#ifndef HM_VMATH_H
+#define HM_VMATH_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* e^x to about 2 ulp in float: x = n ln2 + r, a polynomial in r, n put into the exponent.
+ * Underflows to 0 below -87.3 (about the smallest normal float), saturates near 88.7; NaN stays
+ * NaN. */
+static inline float vexp(float x)
+{
+    const float hi = 88.37f, lo = -87.33f,
+                magic = 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    const float clipped = x > hi ? hi : (x < lo ? lo : x);
+    const float shifted = clipped * 1.44269504f + magic;
+    const float n = shifted - magic;
+    const float r = (clipped - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    uint32_t bits;
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits << 23) + 0x3F800000u; /* the low bits of `shifted` are n */
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return x < lo ? 0.0f : p * scale;
+}
+
+static inline float vsigmoid(float x)
+{
+    return 1.0f / (1.0f + vexp(-x));
+}
+
+static inline float vsilu(float x)
+{
+    return x * vsigmoid(x);
+}
+
+/* d silu(x) / dx */
+static inline float vsilu_grad(float x)
+{
+    const float s = vsigmoid(x);
+    return s * (1.0f + x * (1.0f - s));
+}
+
+/* log(1 + e^x), x itself above 20 as torch and the Mamba kernels have it. */
+static inline float softplus(float x)
+{
+    return x > 20.0f ? x : log1pf(expf(x));
+}
+
+#endif

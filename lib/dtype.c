@@ -1,0 +1,43 @@
+/* dtype: see dtype.h. */
+#include "dtype.h"
+
+#include <math.h>
+
+static const struct {
+    const char *name;
+    size_t size;
+} table[DT_COUNT] = {
+    [DT_F32] = {"F32", 4}, [DT_BF16] = {"BF16", 2}, [DT_F16] = {"F16", 2}, [DT_I32] = {"I32", 4},
+    [DT_I64] = {"I64", 8}, [DT_U64] = {"U64", 8},   [DT_U8] = {"U8", 1},
+};
+
+size_t dtype_size(enum dtype dtype)
+{
+    return table[dtype].size;
+}
+
+const char *dtype_name(enum dtype dtype)
+{
+    return table[dtype].name;
+}
+
+enum dtype dtype_parse(const char *name)
+{
+    int i = 0;
+    while (i < DT_COUNT && strcmp(table[i].name, name) != 0)
+        i++;
+    return (enum dtype)i;
+}
+
+float f16_to_f32(uint16_t h)
+{
+    const int exponent = h >> 10 & 31, fraction = h & 1023;
+    float f;
+    if (exponent == 31)
+        f = fraction ? NAN : INFINITY;
+    else if (exponent == 0)
+        f = ldexpf((float)fraction, -24);
+    else
+        f = ldexpf((float)(fraction | 1024), exponent - 25);
+    return h & 0x8000 ? -f : f;
+}
