@@ -1,0 +1,52 @@
+/* ref: a plain twin in double of every op of lib/ops.h, written for reading; backends are checked
+ * against these, and these by finite differences.
+ *
+ * Arrays are dense, row-major, host memory. Outputs first. As in ops.h, gradients of parameters are
+ * added (+=) and gradients of activations overwritten (=) unless said otherwise. M is rows. */
+#ifndef HM_REF_H
+#define HM_REF_H
+
+#include "ops.h"
+
+/* --- embedding, products --- */
+void ref_embed_fwd(double *y, const int32_t *ids, const double *w, double scale, int M, int D);
+void ref_embed_bwd(double *dw, const int32_t *ids, const double *dy, double scale, int M, int D);
+/* y (M,n), x (M,k), w (n,k) */
+void ref_linear_fwd(double *y, const double *x, const double *w, int M, int n, int k);
+void ref_linear_bwd(double *dx, double *dw /* += */, const double *dy, const double *x,
+                    const double *w, int M, int n, int k);
+
+/* --- norms: w (D); rstd (M) --- */
+void ref_rmsnorm_fwd(double *y, double *rstd, const double *x, const double *w, double eps, int M,
+                     int D);
+void ref_rmsnorm_bwd(double *dx /* += */, double *dw /* += */, const double *dy, const double *x,
+                     const double *w, double eps, int M, int D);
+void ref_gatenorm_fwd(double *out, double *rstd, const double *y, const double *z, const double *w,
+                      double eps, int M, int E);
+void ref_gatenorm_bwd(double *dy, double *dz, double *dw /* += */, const double *dout,
+                      const double *y, const double *z, const double *w, double eps, int M, int E);
+
+/* --- SwiGLU: y (M,F), u (M,2F); residual --- */
+void ref_swiglu_fwd(double *y, const double *u, int M, int F);
+void ref_swiglu_bwd(double *du, const double *dy, const double *u, int M, int F);
+/* Dropout's factor of element (m,d): 0 or 1/(1-p). */
+double ref_drop(const struct drop *drop, const struct step_ctl *ctl, int64_t i);
+void ref_resid_fwd(double *y, const double *x, const double *branch, double scale,
+                   const struct drop *drop, const struct step_ctl *ctl, int M, int D);
+void ref_resid_bwd(double *dbranch, const double *dy, double scale, const struct drop *drop,
+                   const struct step_ctl *ctl, int M, int D);
+
+/* --- loss, optimizer, sampling --- */
+/* loss (M). dlogits (M,V) may be NULL: loss_scale * scale * (softmax - onehot + 2 z_coef lse
+ * softmax). */
+void ref_xent(double *loss, double *dlogits, const double *logits, const int32_t *target,
+              double scale, double loss_scale, double z_coef, int M, int V);
+void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n);
+void ref_adamw(double *p, double *m, double *v, const double *g, size_t n, bool decay,
+               const struct step_ctl *ctl);
+/* One row. keep (V): which tokens the filters left, with their probabilities; the id drawn. */
+int ref_sample(double *keep, double *logp, const double *logits, int V,
+               const struct sample_row *row, const int32_t *recent, const int32_t *bias_id,
+               const float *bias);
+
+#endif
