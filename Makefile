@@ -11,6 +11,7 @@
 #   make install        PREFIX (/usr/local), DESTDIR
 #
 # config.mk, not committed, may set any variable below.
+.DEFAULT_GOAL := all
 -include config.mk
 
 CC       ?= gcc
@@ -27,6 +28,7 @@ SAN  := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=a
 TSANF := $(if $(TSAN),-fsanitize=thread)
 comma := ,
 CPPFLAGS += -D_GNU_SOURCE -Ilib -Ilib/cpu -Ibin
+COMMIT := $(or $(shell git describe --always --dirty --abbrev=10 --exclude='*' 2>/dev/null),unknown)
 CFLAGS   := -std=gnu11 $(OPT) $(CWARN) -fvisibility=hidden -fopenmp-simd -ffp-contract=off $(SAN) $(TSANF) $(EXTRA_CFLAGS)
 CXXFLAGS := -std=gnu++17 $(OPT) $(WARN) -fvisibility=hidden $(SAN) $(TSANF) $(EXTRA_CFLAGS)
 LIBS := -lsentencepiece_train -lsentencepiece -ldnnl -lgomp -lzstd -lxxhash -ljansson -lcsv -ledit -lm -lpthread
@@ -40,6 +42,14 @@ TOOL_SRC := $(wildcard $(TOOLS:%=bin/%.c))
 TOOL_BIN := $(TOOL_SRC:bin/%.c=$(B)/bin/%)
 BIN_OBJ  := $(patsubst %.c,$(B)/%.o,$(filter-out $(TOOL_SRC),$(wildcard bin/*.c)))
 LIB_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard lib/*.c)) $(patsubst %.cpp,$(B)/%.o,$(wildcard lib/*.cpp)) $(B)/lib/cpu/cpu.o
+
+# The generated header is touched only when version or commit changed.
+$(B)/bin/help.o: CPPFLAGS += -I$(B)/gen
+$(B)/bin/help.o: $(B)/gen/version.h
+$(B)/gen/version.h: FORCE
+	@mkdir -p $(@D) && printf '#define HM_VERSION "%s"\n#define HM_COMMIT "%s"\n' '$(VERSION)' '$(COMMIT)' > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+FORCE:
 
 # lib/cpu is compiled once an instruction set; each set becomes one object that shows only its table of ops.
 ifeq ($(shell uname -m),x86_64)
@@ -97,7 +107,7 @@ $(foreach i,$(ISAS),$(eval $(call isa_rules,$(i))))
 # --- tests: C programs that print TAP, bats files, shell checks; all run by prove ---
 tests: tools $(TEST_BIN)
 
-$(B)/tests/%: $(B)/tests/%.o $(REF_OBJ) $(B)/libhm.a
+$(B)/tests/%: $(B)/tests/%.o $(REF_OBJ) $(BIN_OBJ) $(B)/libhm.a
 	$(CXX) $(SAN) $(TSANF) -o $@ $(filter %.o,$^) $(B)/libhm.a -Wl,--as-needed $(LIBS)
 $(B)/tests/%.o: CPPFLAGS += -Itests
 

@@ -61,9 +61,14 @@ int cli_usage(const struct cli_tool *t, const char *fmt, ...) PRINTF(2, 3);
 void cli_warn(const struct cli_tool *t, const char *fmt, ...) PRINTF(2, 3); /* not with -q */
 void cli_note(const struct cli_tool *t, const char *fmt, ...) PRINTF(2, 3); /* not with -q */
 
+/* "0.1.0 (2d41604)": version and commit, for the first record of a log. */
+const char *cli_version(void);
+
 /* A progress line on stderr, rewritten in place at most 5 times a second on a terminal; where
- * stderr is none, a line every `interval_s`. cli_progress_end leaves the last one standing
- * (is_kept) or wipes it. */
+ * stderr is none, a line every `interval_s` (0: none). cli_progress_end leaves the last one
+ * standing (is_kept) or wipes it; call it before a note or an error too, the next line comes back
+ * by itself.
+ * --progress=always: as on a terminal, from the first moment. */
 struct cli_progress {
     const struct cli_tool *tool;
     double start_s, last_s, interval_s;
