@@ -6,7 +6,15 @@
 #define HM_BATCH_H
 
 #include "buf.h"
-#include "model.h"
+
+#include <stdbool.h>
+
+/* One micro-batch: B rows of T positions, host memory. seg rises at each document edge of a row;
+ * pos restarts. */
+struct rows {
+    const int32_t *ids, *target, *seg, *pos; /* (B,T); target -1: not scored */
+    int B, T;
+};
 
 struct batch_opts {
     int B, T, accum; /* micro-batch rows, positions a row, micro-batches a step (of this rank) */

@@ -21,6 +21,9 @@ MUST_USE int buf_put(struct buf *b, const void *bytes, size_t n, struct err *err
 MUST_USE int buf_printf(struct buf *b, struct err *err, const char *fmt, ...) PRINTF(3, 4);
 void buf_free(struct buf *b);
 
+/* Ids that every tokenizer of hm has; 4 up to the byte pieces are chat markers. */
+enum { ID_UNK = 0, ID_BOS = 1, ID_EOS = 2, ID_PAD = 3 };
+
 /* A typed growable array of 32-bit ids, the currency between tokenizer, model and tools. Same
  * rules. */
 struct ids {

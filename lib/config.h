@@ -9,9 +9,6 @@
 
 enum { CONFIG_MAX_LAYERS = 256 };
 
-/* Ids that every tokenizer of hm has; 4 up to the byte pieces are chat markers. */
-enum { ID_UNK = 0, ID_BOS = 1, ID_EOS = 2, ID_PAD = 3 };
-
 struct config {
     int V, D, F, L;
     char pattern[CONFIG_MAX_LAYERS + 1]; /* L letters: 'm' Mamba-2, 't' attention */

@@ -10,6 +10,7 @@
 #define HM_MODEL_H
 
 #include "arena.h"
+#include "batch.h"
 #include "ops.h"
 #include "params.h"
 #include "state.h"
@@ -42,13 +43,6 @@ struct model {
     struct acts *acts;     /* owned */
     void *block;           /* all device memory above, owned */
     struct arena plan;     /* bytes by kind: what was taken */
-};
-
-/* One micro-batch: B rows of T positions, host memory. seg rises at each document edge of a row;
- * pos restarts. */
-struct rows {
-    const int32_t *ids, *target, *seg, *pos; /* (B,T); target -1: not scored */
-    int B, T;
 };
 
 /* Bytes by kind that model_open would take, workspace included; allocates nothing on the device. */
