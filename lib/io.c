@@ -39,6 +39,18 @@ int in_open(struct in *in, const char *path, struct err *err)
     return 0;
 }
 
+int in_memory(struct in *in, const char *name, const void *bytes, size_t n, struct err *err)
+{
+    *in = (struct in){.fd = -1, .end = n};
+    snprintf(in->path, sizeof in->path, "%s", name);
+    in->hold = malloc(n ? n : 1);
+    if (!in->hold)
+        return err_oom(err, n);
+    if (n)
+        memcpy(in->hold, bytes, n);
+    return 0;
+}
+
 static ssize_t read_some(int fd, void *to, size_t n)
 {
     ssize_t r;
@@ -54,7 +66,7 @@ int in_read(struct in *in, void *to, size_t n, size_t *got, struct err *err)
     *got = 0;
     while (*got < n) {
         if (in->begin == in->end) {
-            const ssize_t r = read_some(in->fd, in->hold, IO_HOLD);
+            const ssize_t r = in->fd < 0 ? 0 : read_some(in->fd, in->hold, IO_HOLD);
             if (r < 0)
                 return err_errno(err, in->path, NULL, "cannot read");
             if (r == 0)
@@ -209,15 +221,28 @@ static void sync_folder(const char *path)
     }
 }
 
+int out_seal(struct out *out, struct err *err)
+{
+    if (out->fd < 0)
+        return 0;
+    int rc = out_flush(out, err);
+    if (rc == 0 && out->temp[0] && fsync(out->fd) != 0)
+        rc = err_errno(err, out->path, "free disk space and run again", "cannot write");
+    if (out->fd > STDERR_FILENO)
+        close(out->fd);
+    out->fd = -1;
+    free(out->hold);
+    out->hold = NULL;
+    return rc;
+}
+
 int out_commit(struct out *out, struct err *err)
 {
-    int rc = out_flush(out, err);
+    int rc = out_seal(out, err);
     if (rc == 0 && out->temp[0]) {
-        if (fsync(out->fd) != 0)
-            rc = err_errno(err, out->path, "free disk space and run again", "cannot write");
-        if (rc == 0 && rename(out->temp, out->path) != 0)
+        if (rename(out->temp, out->path) != 0) {
             rc = err_errno(err, out->path, NULL, "cannot rename into place");
-        if (rc == 0) {
+        } else {
             out->temp[0] = '\0';
             sync_folder(out->path);
         }

@@ -12,14 +12,17 @@
 #include <stdbool.h>
 
 struct in {
-    char path[256]; /* for messages: the path, or "-" */
-    int fd;
+    char path[256];  /* for messages: the path, or "-" */
+    int fd;          /* -1: all there is lies in hold */
     uint64_t offset; /* bytes handed out so far */
     uint8_t *hold;   /* owned read-ahead of IO_HOLD bytes */
     size_t begin, end;
 };
 
 MUST_USE int in_open(struct in *in, const char *path, struct err *err);
+/* An input of n bytes of memory, which are copied; name is for messages. */
+MUST_USE int in_memory(struct in *in, const char *name, const void *bytes, size_t n,
+                       struct err *err);
 /* Reads up to n bytes; *got < n only at the end of the input. */
 MUST_USE int in_read(struct in *in, void *to, size_t n, size_t *got, struct err *err);
 /* Reads exactly n bytes; an early end is an error that calls `what` truncated. */
@@ -43,6 +46,9 @@ struct out {
 MUST_USE int out_open(struct out *out, const char *path, struct err *err);
 MUST_USE int out_write(struct out *out, const void *bytes, size_t n, struct err *err);
 MUST_USE int out_flush(struct out *out, struct err *err);
+/* Flushes, fsyncs and closes, but leaves the file under its temporary name: for sets of files that
+ * are to appear together. Ends with out_commit or out_abort. */
+MUST_USE int out_seal(struct out *out, struct err *err);
 /* Flushes, fsyncs, closes and renames; on failure the temporary file is gone and the old file
  * stands. */
 MUST_USE int out_commit(struct out *out, struct err *err);
