@@ -24,9 +24,9 @@ VERSION  := 0.1.0
 
 WARN := -Wall -Wextra -Werror -Wshadow -Wvla -Wno-unused-parameter
 CWARN := $(WARN) -Wmissing-prototypes -Wstrict-prototypes -Wold-style-definition
+comma := ,
 SAN  := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
 TSANF := $(if $(TSAN),-fsanitize=thread)
-comma := ,
 CPPFLAGS += -D_GNU_SOURCE -Ilib -Ilib/cpu -Ibin
 COMMIT := $(or $(shell git describe --always --dirty --abbrev=10 --exclude='*' 2>/dev/null),unknown)
 CFLAGS   := -std=gnu11 $(OPT) $(CWARN) -fvisibility=hidden -fopenmp-simd -ffp-contract=off $(SAN) $(TSANF) $(EXTRA_CFLAGS)
