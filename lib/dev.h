@@ -14,7 +14,8 @@ struct dev {
     const struct ops *ops;
     char name[64];        /* for people: "cpu avx2, 2 threads" */
     enum dtype act_dtype; /* what activations are stored in between ops: F32 on the CPU */
-    void *work;           /* workspace of the op that runs now; dev_reserve sizes it */
+    bool is_host; /* its memory is the host's: readable and writable in place after dev_sync */
+    void *work;   /* workspace of the op that runs now; dev_reserve sizes it */
     size_t work_bytes;
     void *impl; /* the backend's own, freed by ops->close */
 };
