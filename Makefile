@@ -2,120 +2,201 @@
 #
 #   make                build the tools into bin/
 #   make demo           install what is missing, build, train the tiny model on real text, show the result
-#   make test           install what is missing, build, run every test      [DATA=DIR: also over the corpora there]
+#                       [CORPUS=file...: on your own text]
+#   make test           install what is missing, build, run every test   [DATA=DIR: also over the corpora there]
 #   make check          the tests again under AddressSanitizer and UBSan
 #   make lint           clang-format, clang-tidy, cppcheck
 #   make fuzz           the fuzz targets, FUZZ_SECONDS each
 #   make golden GOLDEN=FILE   another golden file of tests/golden's form
 #   make bench          time the tools on this machine
 #   make install        PREFIX (/usr/local), DESTDIR
+#   make format clean
 #
-# config.mk, not committed, may set any variable below.
+# Variables that may be set on the command line or in config.mk, which is not committed:
 .DEFAULT_GOAL := all
 -include config.mk
-
 CC       ?= gcc
 CXX      ?= g++
 PREFIX   ?= /usr/local
 OPT      ?= -O2 -g
 DATA     ?=
 FUZZ_SECONDS ?= 60
-VERSION  := 0.1.0
+JOBS     ?= $(shell nproc)
+# CPPFLAGS CFLAGS CXXFLAGS LDFLAGS are added to ours. ASAN=1 or TSAN=1: with that sanitizer. V=1: say more.
 
-WARN := -Wall -Wextra -Werror -Wshadow -Wvla -Wno-unused-parameter
-CWARN := $(WARN) -Wmissing-prototypes -Wstrict-prototypes -Wold-style-definition
+VERSION := 0.1.0
+COMMIT  := $(or $(shell git describe --always --dirty --abbrev=10 --exclude='*' 2>/dev/null),unknown)
+
+# --- flags ---
+Q := $(if $(V),,@)
 comma := ,
-SAN  := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
-TSANF := $(if $(TSAN),-fsanitize=thread)
-CPPFLAGS += -D_GNU_SOURCE -Ilib -Ilib/cpu -Ibin
-COMMIT := $(or $(shell git describe --always --dirty --abbrev=10 --exclude='*' 2>/dev/null),unknown)
-CFLAGS   := -std=gnu11 $(OPT) $(CWARN) -fvisibility=hidden -fopenmp-simd -ffp-contract=off $(SAN) $(TSANF) $(EXTRA_CFLAGS)
-CXXFLAGS := -std=gnu++17 $(OPT) $(WARN) -fvisibility=hidden $(SAN) $(TSANF) $(EXTRA_CFLAGS)
+WARN  := -Wall -Wextra -Werror -Wshadow -Wvla -Wno-unused-parameter
+CWARN := $(WARN) -Wmissing-prototypes -Wstrict-prototypes -Wold-style-definition
+SAN   := $(if $(ASAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=all -fno-omit-frame-pointer) \
+         $(if $(TSAN),-fsanitize=thread)
+PP       := -D_GNU_SOURCE -Ilib -Ilib/cpu -Ibin $(CPPFLAGS)
+C_ALL    := -std=gnu11 $(OPT) $(CWARN) -fvisibility=hidden -fopenmp-simd -ffp-contract=off $(SAN) $(CFLAGS)
+CXX_ALL  := -std=gnu++17 $(OPT) $(WARN) -fvisibility=hidden $(SAN) $(CXXFLAGS)
 LIBS := -lsentencepiece_train -lsentencepiece -ldnnl -lgomp -lzstd -lxxhash -ljansson -lcsv -ledit -lm -lpthread
+LINK = $(CXX) $(SAN) $(LDFLAGS) -o $@ $(filter %.o,$^) $(B)/libhm.a -Wl,--as-needed $(LIBS)
+
+# Debian packages, for deps.sh: a|b is content with either.
+BUILD_DEPS := gcc g++ libsentencepiece-dev libdnnl-dev libzstd-dev libxxhash-dev libjansson-dev libcsv-dev libedit-dev
+DEMO_DEPS  := wordnet-base gnuplot-nox|gnuplot-qt|gnuplot-x11 xz-utils
+TEST_DEPS  := bats mandoc perl zstd clang clang-format clang-tidy cppcheck libclang-rt-dev|libclang-rt-14-dev $(DEMO_DEPS)
 
 # Objects live in a folder named after the flags, so that a change of flags rebuilds and never mixes.
-HASH := $(shell printf '%s' '$(CC) $(CXX) $(CPPFLAGS) $(CFLAGS) $(CXXFLAGS)' | cksum | cut -d' ' -f1)
+HASH := $(shell printf '%s' '$(CC) $(CXX) $(PP) $(C_ALL) $(CXX_ALL) $(LDFLAGS)' | cksum | cut -d' ' -f1)
 B    := build/$(HASH)
 
+# --- what is built ---
 TOOLS    := tok-train tok-encode shard hm-train hm-eval hm-gen hm-bench
 TOOL_SRC := $(wildcard $(TOOLS:%=bin/%.c))
 TOOL_BIN := $(TOOL_SRC:bin/%.c=$(B)/bin/%)
 BIN_OBJ  := $(patsubst %.c,$(B)/%.o,$(filter-out $(TOOL_SRC),$(wildcard bin/*.c)))
 LIB_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard lib/*.c)) $(patsubst %.cpp,$(B)/%.o,$(wildcard lib/*.cpp)) $(B)/lib/cpu/cpu.o
 
-# The generated header is touched only when version or commit changed.
-$(B)/bin/help.o: CPPFLAGS += -I$(B)/gen
-$(B)/bin/help.o: $(B)/gen/version.h
-$(B)/gen/version.h: FORCE
-	@mkdir -p $(@D) && printf '#define HM_VERSION "%s"\n#define HM_COMMIT "%s"\n' '$(VERSION)' '$(COMMIT)' > $@.new
-	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
-FORCE:
-
-# lib/cpu is compiled once an instruction set; each set becomes one object that shows only its table of ops.
-ifeq ($(shell uname -m),x86_64)
-ISAS := base avx2 avx512
-endif
-ISAS ?= base
+# lib/cpu is compiled once an instruction set that the compiler knows; each set becomes one object
+# that shows only its table of ops.
+has_flag = $(shell $(CC) $(1) -E -x c /dev/null >/dev/null 2>&1 && echo yes)
 ISA_base   := $(if $(filter x86_64,$(shell uname -m)),-march=x86-64-v2)
 ISA_avx2   := -march=x86-64-v3
 ISA_avx512 := -march=x86-64-v4
+ISAS := base $(foreach i,avx2 avx512,$(if $(call has_flag,$(ISA_$(i))),$(i)))
 CPU_SRC := $(filter-out lib/cpu/cpu.c,$(wildcard lib/cpu/*.c))
 CPU_OBJ := $(ISAS:%=$(B)/cpu-%.o)
 CPU_OPT := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
+OBJCOPY ?= objcopy
 
 REF_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/ref/*.c))
 TEST_SRC := $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/model/test_*.c)
 TEST_BIN := $(TEST_SRC:%.c=$(B)/%)
 TEST_SH  := $(wildcard tests/cli/*.bats tests/check/*.sh)
+FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: all deps demo test check lint fuzz golden bench install clean tools tests
+.PHONY: all tools tests run-tests test check lint fuzz fuzzers fuzz-bin golden bench demo deps test-deps \
+        install format clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 MAKEFLAGS += --no-builtin-rules
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j$(JOBS)
+endif
 
 all: tools
 tools: $(TOOL_BIN)
 	@mkdir -p bin && for t in $(notdir $(TOOL_BIN)); do ln -sfn ../$(B)/bin/$$t bin/$$t; done
 	@ln -sfn $(HASH) build/last
+	@echo "built bin/: $(notdir $(TOOL_BIN)) ($$($(CC) --version | head -n 1); cpu: $(ISAS); cuda: not in this version)"
 
 $(B)/libhm.a: $(LIB_OBJ) $(CPU_OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	@rm -f $@ && $(AR) rcs $@ $^
 
 $(B)/bin/%: $(B)/bin/%.o $(BIN_OBJ) $(B)/libhm.a
-	$(CXX) $(SAN) $(TSANF) -o $@ $(filter %.o,$^) $(B)/libhm.a -Wl,--as-needed $(LIBS)
+	@echo '  link $@'
+	$(Q)$(LINK)
 
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	@echo '  cc   $<'
+	$(Q)$(CC) $(PP) $(C_ALL) -MMD -MP -c -o $@ $<
 
 $(B)/%.o: %.cpp
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+	@echo '  c++  $<'
+	$(Q)$(CXX) $(PP) $(CXX_ALL) -MMD -MP -c -o $@ $<
 
-$(B)/lib/cpu/cpu.o: CPPFLAGS += $(ISAS:%=-DHAS_%)
+# The generated header is touched only when version or commit changed.
+$(B)/bin/help.o: PP += -I$(B)/gen
+$(B)/bin/help.o: $(B)/gen/version.h
+$(B)/gen/version.h: FORCE
+	@mkdir -p $(@D)
+	@printf '#define HM_VERSION "%s"\n#define HM_COMMIT "%s"\n' '$(VERSION)' '$(COMMIT)' > $@.new
+	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+FORCE:
+
+$(B)/lib/cpu/cpu.o: PP += $(ISAS:%=-DHAS_%)
 
 define isa_rules
 $$(B)/cpu-$(1)/%.o: lib/cpu/%.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) -DCPU_OPS=hm_cpu_ops_$(1) $$(CFLAGS) $$(CPU_OPT) $$(ISA_$(1)) -MMD -MP -c -o $$@ $$<
+	@echo '  cc   $$< for $(1)'
+	$$(Q)$$(CC) $$(PP) -DCPU_OPS=hm_cpu_ops_$(1) $$(C_ALL) $$(CPU_OPT) $$(ISA_$(1)) -MMD -MP -c -o $$@ $$<
 $$(B)/cpu-$(1).o: $$(CPU_SRC:lib/cpu/%.c=$$(B)/cpu-$(1)/%.o)
-	$$(LD) -r -o $$@.all $$^ && $$(OBJCOPY) --keep-global-symbol=hm_cpu_ops_$(1) $$@.all $$@ && rm $$@.all
+	@$$(LD) -r -o $$@.all $$^ && $$(OBJCOPY) --keep-global-symbol=hm_cpu_ops_$(1) $$@.all $$@ && rm $$@.all
 endef
-OBJCOPY ?= objcopy
 $(foreach i,$(ISAS),$(eval $(call isa_rules,$(i))))
 
 # --- tests: C programs that print TAP, bats files, shell checks; all run by prove ---
+deps:
+	@pipelines/deps.sh $(patsubst %,'%',$(BUILD_DEPS))
+test-deps:
+	@pipelines/deps.sh $(patsubst %,'%',$(BUILD_DEPS) $(TEST_DEPS))
+
 tests: tools $(TEST_BIN)
-
 $(B)/tests/%: $(B)/tests/%.o $(REF_OBJ) $(BIN_OBJ) $(B)/libhm.a
-	$(CXX) $(SAN) $(TSANF) -o $@ $(filter %.o,$^) $(B)/libhm.a -Wl,--as-needed $(LIBS)
-$(B)/tests/%.o: CPPFLAGS += -Itests
+	@echo '  link $@'
+	$(Q)$(LINK)
+$(B)/tests/%.o: PP += -Itests
 
-test: deps
-	@$(MAKE) --no-print-directory -j2 tests
-	PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD=$(B) DATA=$(DATA) prove -j2 --timer -e '' $(TEST_BIN) $(TEST_SH)
+# The flags are known only once the compiler is there: hence the second make.
+test: test-deps
+	@$(MAKE) --no-print-directory fuzzers
+	@$(MAKE) --no-print-directory run-tests
+check: test-deps
+	@$(MAKE) --no-print-directory ASAN=1 OPT='-O1 -g' run-tests
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+PROVE = PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD="$(CURDIR)/$(B)" DATA="$(abspath $(DATA))" prove -j$(JOBS) --timer -e ''
+run-tests: tests
+	@$(PROVE) $(TEST_SH) $(TEST_BIN)
+
+golden: tests
+	@GOLDEN="$(abspath $(GOLDEN))" $(PROVE) -v $(B)/tests/model/test_golden
+
+# --- fuzzing: the library once more, by clang; tests/check/fuzz.sh runs what lies in build/fuzz ---
+fuzzers:
+	@$(MAKE) --no-print-directory CC=clang CXX=clang++ ASAN=1 OPT='-O1 -g' WARN=-w ISAS=base CFLAGS=-fsanitize=fuzzer-no-link CXXFLAGS=-fsanitize=fuzzer-no-link fuzz-bin
+fuzz-bin: $(FUZZ_BIN)
+	@mkdir -p build && ln -sfn $(HASH)/fuzz build/fuzz
+$(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/libhm.a
+	@mkdir -p $(@D)
+	@echo '  link $@'
+	$(Q)$(LINK) -fsanitize=fuzzer
+fuzz: test-deps
+	@$(MAKE) --no-print-directory fuzzers
+	@$(MAKE) --no-print-directory tools
+	HM_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PROVE) -v tests/check/fuzz.sh
+
+# --- taste ---
+C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch])
+TIDY    := $(filter-out %.h,$(filter bin/% lib/%,$(C_FILES)))
+lint: test-deps $(B)/gen/version.h
+	@clang-format --dry-run -Werror $(C_FILES)
+	@printf '%s\n' $(filter-out lib/err.c,$(filter %.c,$(TIDY))) | xargs -P $(JOBS) -n 4 sh -c 'clang-tidy --quiet "$$@" -- \
+	    -include tests/check/analyzer.h $(PP) -I$(B)/gen -DCPU_OPS=hm_cpu_ops_base -std=gnu11 -march=x86-64-v3 2>&1' tidy
+	@clang-tidy --quiet lib/err.c $(filter %.cpp,$(TIDY)) -- $(PP)
+	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+	    --suppressions-list=tests/check/cppcheck.txt -j $(JOBS) $(PP) -DCPU_OPS=hm_cpu_ops_base bin lib
+format:
+	clang-format -i $(C_FILES)
+
+# --- the demo, the clock, the system ---
+demo: deps
+	@pipelines/deps.sh $(patsubst %,'%',$(DEMO_DEPS))
+	@$(MAKE) --no-print-directory tools
+	@$(MAKE) --no-print-directory -f pipelines/train.mk RUN=demo $(if $(CORPUS),CORPUS='$(CORPUS)')
+
+bench: tools
+	bin/hm-bench
+
+install: tools
+	install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))
+	install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
+	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
+	install $(wildcard pipelines/*.sh) $(DESTDIR)$(PREFIX)/share/hm/pipelines
+	install -m 644 $(wildcard pipelines/*.mk) $(DESTDIR)$(PREFIX)/share/hm/pipelines
 
 clean:
 	rm -rf build $(TOOLS:%=bin/%)
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)

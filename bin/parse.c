@@ -109,7 +109,7 @@ static double time_unit(char letter)
 
 int parse_time(double *v, const char *text, double lo, double hi, struct err *err)
 {
-    double sum = 0, number;
+    double sum = 0, number = 0;
     const char *p = text;
     do {
         const char *end = read_decimal(&number, p);

@@ -47,7 +47,7 @@ bool cpu_isa_usable(enum cpu_isa isa)
 enum cpu_isa cpu_isa_best(void)
 {
     int isa = CPU_ISAS - 1;
-    while (!cpu_isa_usable((enum cpu_isa)isa))
+    while (isa > CPU_BASE && !cpu_isa_usable((enum cpu_isa)isa))
         isa--;
     return (enum cpu_isa)isa;
 }
