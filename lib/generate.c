@@ -1,0 +1,279 @@
+/* generate: the ragged batch; see generate.h. */
+#include "generate.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Results wait for older prompts: at most so many prompts a slot are taken in ahead of the oldest
+ * one that is not done, so memory stays bounded. */
+enum { GEN_AHEAD = 32 };
+
+struct gen_slot {
+    bool is_taken;
+    int64_t number;
+};
+
+/* A prompt that was taken in and not handed back yet. */
+struct job {
+    bool is_done;
+    int slot;
+    struct gen_prompt prompt;
+    struct ids ids; /* prefix and prompt */
+    struct completion out;
+    double start_s, read_s, end_s;
+};
+
+/* One gen_run: jobs of numbers first .. first + n - 1, in a ring of cap. */
+struct run {
+    struct gen *g;
+    const struct gen_calls *calls;
+    struct job *job;
+    int64_t first, n, cap;
+    bool is_input_over;
+    struct gen_totals totals;
+};
+
+static double now_s(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int64_t gen_room(const struct state *s)
+{
+    return strchr(s->c->pattern, 't') ? s->S : INT32_MAX;
+}
+
+void gen_prompt_free(struct gen_prompt *p)
+{
+    buf_free(&p->text);
+    buf_free(&p->label);
+    gen_opts_free(&p->opts);
+    *p = (struct gen_prompt){0};
+}
+
+int gen_open(struct gen *g, struct model *m, const struct tok *tok, int n_slots, int S,
+             struct err *err)
+{
+    *g = (struct gen){.model = m, .tok = tok, .n_slots = n_slots};
+    const size_t n = (size_t)n_slots;
+    g->slot = calloc(n, sizeof *g->slot);
+    g->row_slot = calloc(n, sizeof *g->row_slot);
+    g->row_id = calloc(n, sizeof *g->row_id);
+    g->row_choice = calloc(n, sizeof *g->row_choice);
+    g->row_logp = calloc(n, sizeof *g->row_logp);
+    if (!g->slot || !g->row_slot || !g->row_id || !g->row_choice || !g->row_logp) {
+        gen_close(g);
+        return err_oom(err, n * sizeof *g->slot);
+    }
+    if (state_open(&g->state, &m->c, m->dev, n_slots + 1, S, err) != 0 ||
+        sampler_open(&g->sampler, m->dev, n_slots, m->c.V, err) != 0 ||
+        ids_put(&g->prefix, ID_BOS, err) != 0) {
+        gen_close(g);
+        return -1;
+    }
+    return 0;
+}
+
+int gen_load_prefix(struct gen *g, struct in *in, struct err *err)
+{
+    uint64_t hash;
+    TRY(model_hash(g->model, &hash, err));
+    g->prefix.n = 0;
+    TRY(state_load(&g->state, g->n_slots, &g->prefix, hash, in, err));
+    const size_t n_read = (size_t)g->state.pos[g->n_slots];
+    if (g->prefix.n < n_read)
+        return err_set(err, in->path, "save it again with hm-gen --state-save",
+                       "the state has read %zu tokens but names %zu", n_read, g->prefix.n);
+    return 0;
+}
+
+void gen_close(struct gen *g)
+{
+    free(g->slot);
+    free(g->row_slot);
+    free(g->row_id);
+    free(g->row_choice);
+    free(g->row_logp);
+    ids_free(&g->prefix);
+    sampler_close(&g->sampler);
+    state_free(&g->state);
+    *g = (struct gen){0};
+}
+
+static void job_free(struct job *j)
+{
+    gen_prompt_free(&j->prompt);
+    ids_free(&j->ids);
+    completion_free(&j->out);
+    *j = (struct job){0};
+}
+
+static struct job *job_at(struct run *r, int64_t number)
+{
+    return &r->job[number % r->cap];
+}
+
+/* </s> cannot be chosen: its logit falls below every other. */
+static int ban_eos(struct sample_opts *o, int V, struct err *err)
+{
+    return sample_add_bias(o, ID_EOS, -1e9, V, err);
+}
+
+/* Reads the prompt into the slot, all but its last id, which is the input of the first step. */
+static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, struct err *err)
+{
+    struct gen *g = r->g;
+    struct state *s = &g->state;
+    TRY(ids_append(&j->ids, g->prefix.data, g->prefix.n, err));
+    TRY(tok_encode(g->tok, j->prompt.text.data, j->prompt.text.size, &j->ids, err));
+    if (j->ids.n == (size_t)s->pos[g->n_slots])
+        return err_set(err, NULL, "give it some text",
+                       "prompt %lld is empty, and the loaded state has no token to go on from",
+                       (long long)number);
+    if ((int64_t)j->ids.n > gen_room(s)) {
+        j->out.stop = GEN_CONTEXT;
+        return 0;
+    }
+    TRY(state_copy(s, slot, s, g->n_slots, err));
+    const size_t begin = (size_t)s->pos[slot], n = j->ids.n - 1 - begin;
+    if (n > 0)
+        TRY(model_read(g->model, s, slot, j->ids.data + begin, n, NULL, NULL, NULL, err));
+    r->totals.n_read += (int64_t)(j->ids.n - begin);
+    struct sample_opts o = j->prompt.opts.sample;
+    if (j->prompt.opts.ignore_eos)
+        TRY(ban_eos(&o, g->model->c.V, err));
+    sampler_start(&g->sampler, slot, &o, j->prompt.opts.has_seed ? 0 : (uint32_t)number,
+                  j->ids.data, j->ids.n);
+    return r->calls->read ? r->calls->read(r->calls->arg, s, slot, &j->ids, err) : 0;
+}
+
+/* Takes in the next prompt for the free slot. 1; 0: there is none now. */
+static int take_prompt(struct run *r, int slot, struct err *err)
+{
+    if (r->is_input_over || r->n == r->cap)
+        return 0;
+    const int64_t number = r->first + r->n;
+    struct job *j = job_at(r, number);
+    *j = (struct job){.slot = slot, .start_s = now_s()};
+    completion_init(&j->out);
+    const int got = r->calls->next(r->calls->arg, &j->prompt, err);
+    if (got <= 0) {
+        job_free(j);
+        r->is_input_over = true;
+        return got;
+    }
+    r->n++;
+    r->totals.n_prompts++;
+    TRY(read_prompt(r, j, slot, number, err));
+    j->read_s = j->end_s = now_s();
+    if (j->prompt.opts.max_tokens == 0)
+        j->out.stop = GEN_LENGTH;
+    j->is_done = j->out.stop != GEN_GOES_ON;
+    r->g->slot[slot] = (struct gen_slot){!j->is_done, number};
+    return 1;
+}
+
+static int fill_slots(struct run *r, struct err *err)
+{
+    for (int i = 0; i < r->g->n_slots; i++) {
+        int got = 1;
+        while (!r->g->slot[i].is_taken && got > 0)
+            if ((got = take_prompt(r, i, err)) < 0)
+                return -1;
+    }
+    return 0;
+}
+
+static int show_text(struct run *r, struct err *err)
+{
+    if (!r->calls->show || r->n == 0)
+        return 0;
+    struct job *j = job_at(r, r->first);
+    size_t n;
+    const uint8_t *at = flow_take(&j->out.flow, &j->prompt.opts.stops, j->is_done, &n);
+    return n > 0 ? r->calls->show(r->calls->arg, at, n, err) : 0;
+}
+
+/* Hands back, in order, what is done. */
+static int hand_back(struct run *r, struct err *err)
+{
+    for (;;) {
+        TRY(show_text(r, err));
+        if (r->n == 0 || !job_at(r, r->first)->is_done)
+            return 0;
+        struct job *j = job_at(r, r->first);
+        const struct gen_result result = {
+            &j->prompt, r->first, j->ids.n, &j->out, j->read_s - j->start_s, j->end_s - j->read_s};
+        TRY(r->calls->done(r->calls->arg, &result, err));
+        job_free(j);
+        r->first++;
+        r->n--;
+        r->totals.n_done++;
+    }
+}
+
+/* One token for every taken slot. */
+static int step(struct run *r, struct err *err)
+{
+    struct gen *g = r->g;
+    struct tensor logits;
+    int R = 0;
+    for (int i = 0; i < g->n_slots; i++) {
+        if (!g->slot[i].is_taken)
+            continue;
+        const struct job *j = job_at(r, g->slot[i].number);
+        g->row_slot[R] = i;
+        g->row_id[R++] =
+            j->out.ids.n ? j->out.ids.data[j->out.ids.n - 1] : j->ids.data[j->ids.n - 1];
+    }
+    if (R == 0)
+        return 0;
+    TRY(model_step(g->model, &g->state, g->row_slot, g->row_id, R, &logits, err));
+    sampler_run(&g->sampler, &logits, g->row_slot, R, g->row_choice, g->row_logp);
+    for (int k = 0; k < R; k++) {
+        const int slot = g->row_slot[k];
+        struct job *j = job_at(r, g->slot[slot].number);
+        const int64_t room = gen_room(&g->state) - g->state.pos[slot];
+        TRY(completion_put(&j->out, &j->prompt.opts, g->tok, g->row_choice[k], g->row_logp[k], room,
+                           err));
+        if (j->out.stop != GEN_GOES_ON) {
+            j->is_done = true;
+            j->end_s = now_s();
+            g->slot[slot].is_taken = false;
+        }
+    }
+    r->totals.n_decoded += R;
+    return 0;
+}
+
+static int run_loop(struct run *r, struct err *err)
+{
+    for (;;) {
+        TRY(fill_slots(r, err));
+        TRY(hand_back(r, err));
+        if (r->n == 0 && r->is_input_over)
+            return 0;
+        TRY(step(r, err));
+        TRY(hand_back(r, err));
+        if (r->calls->tick && r->calls->tick(r->calls->arg, &r->totals))
+            return 1;
+    }
+}
+
+int gen_run(struct gen *g, const struct gen_calls *calls, struct err *err)
+{
+    struct run r = {.g = g, .calls = calls, .cap = (int64_t)g->n_slots * GEN_AHEAD};
+    r.job = calloc((size_t)r.cap, sizeof *r.job);
+    if (!r.job)
+        return err_oom(err, (size_t)r.cap * sizeof *r.job);
+    const int status = run_loop(&r, err);
+    for (int64_t i = 0; i < r.n; i++)
+        job_free(job_at(&r, r.first + i));
+    free(r.job);
+    for (int i = 0; i < g->n_slots; i++)
+        g->slot[i].is_taken = false;
+    return status;
+}
