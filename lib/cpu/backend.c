@@ -1,6 +1,7 @@
 /* backend: the CPU's table of ops, compiled once an instruction set under the name CPU_OPS. Memory
  * is the host's. */
 #include "cpu_ops.h"
+#include "gemm.h"
 #include "local.h"
 
 #include <stdlib.h>
@@ -43,7 +44,10 @@ static void cpu_sync(struct dev *dev)
 
 static void cpu_close(struct dev *dev)
 {
-    pool_close(pool_of(dev));
+    struct cpu *cpu = dev->impl;
+    pool_close(cpu->pool);
+    cpu_gemm_close(cpu->gemm);
+    free(cpu);
 }
 
 extern const struct ops CPU_OPS;
@@ -58,4 +62,22 @@ const struct ops CPU_OPS = {
     .close = cpu_close,
 
     .plan = cpu_plan,
+    .weight_bytes = cpu_weight_bytes,
+    .weight_fill = cpu_weight_fill,
+
+    .embed_fwd = cpu_embed_fwd,
+    .embed_bwd = cpu_embed_bwd,
+    .linear_fwd = cpu_linear_fwd,
+    .linear_bwd_x = cpu_linear_bwd_x,
+    .linear_bwd_w = cpu_linear_bwd_w,
+    .linear_step = cpu_linear_step,
+    .rmsnorm_fwd = cpu_rmsnorm_fwd,
+    .rmsnorm_bwd = cpu_rmsnorm_bwd,
+    .gatenorm_fwd = cpu_gatenorm_fwd,
+    .gatenorm_bwd = cpu_gatenorm_bwd,
+    .swiglu_fwd = cpu_swiglu_fwd,
+    .swiglu_bwd = cpu_swiglu_bwd,
+    .resid_fwd = cpu_resid_fwd,
+    .resid_bwd = cpu_resid_bwd,
+    .xent = cpu_xent,
 };

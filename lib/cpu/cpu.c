@@ -1,9 +1,9 @@
 /* cpu: opens the CPU backend with one of the tables that the Makefile compiled; see cpu.h. */
 #include "cpu.h"
-#include "ops.h"
-#include "threads.h"
+#include "local.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 extern const struct ops hm_cpu_ops_base;
 #ifdef HAS_avx2
@@ -58,12 +58,18 @@ int cpu_open(struct dev *dev, enum cpu_isa isa, int n_threads, struct err *err)
     if (!cpu_isa_usable(isa))
         return err_set(err, NULL, "use --device cpu", "this machine does not run %s code",
                        cpu_isa_name(isa));
-    struct pool *pool;
-    TRY(pool_open(&pool, n_threads, err));
+    struct cpu *cpu = malloc(sizeof *cpu);
+    if (!cpu)
+        return err_oom(err, sizeof *cpu);
+    *cpu = (struct cpu){0};
+    if (pool_open(&cpu->pool, n_threads, err) != 0) {
+        free(cpu);
+        return -1;
+    }
     dev->ops = tables[isa];
-    dev->impl = pool;
-    snprintf(dev->name, sizeof dev->name, "cpu %s, %d thread%s", cpu_isa_name(isa), pool_size(pool),
-             pool_size(pool) == 1 ? "" : "s");
+    dev->impl = cpu;
+    snprintf(dev->name, sizeof dev->name, "cpu %s, %d thread%s", cpu_isa_name(isa),
+             pool_size(cpu->pool), pool_size(cpu->pool) == 1 ? "" : "s");
     return 0;
 }
 
@@ -71,6 +77,6 @@ struct pool *cpu_pool(const struct dev *dev)
 {
     for (int i = 0; i < CPU_ISAS; i++)
         if (tables[i] && dev->ops == tables[i])
-            return dev->impl;
+            return pool_of(dev);
     return NULL;
 }

@@ -6,4 +6,49 @@
 
 size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s);
 
+size_t cpu_weight_bytes(const struct dev *dev, int n, int k, enum dtype dtype);
+void cpu_weight_fill(struct dev *dev, struct weight *w, const struct tensor *src);
+
+void cpu_embed_fwd(struct dev *dev, struct tensor *y, const int32_t *ids, const struct weight *w,
+                   float scale);
+void cpu_embed_bwd(struct dev *dev, struct tensor *dw, const int32_t *ids, const struct tensor *dy,
+                   float scale);
+
+void cpu_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
+                    const struct weight *w);
+void cpu_linear_bwd_x(struct dev *dev, struct tensor *dx, const struct tensor *dy,
+                      const struct weight *w, bool add);
+void cpu_linear_bwd_w(struct dev *dev, struct tensor *dw, const struct tensor *dy,
+                      const struct tensor *x, enum dtype product);
+void cpu_linear_step(struct dev *dev, struct tensor *y, const struct tensor *x,
+                     const struct weight *w);
+size_t cpu_linear_plan(const struct dev *dev, const struct sizes *s);
+
+void cpu_rmsnorm_fwd(struct dev *dev, struct tensor *y, float *rstd, const struct tensor *x,
+                     const struct tensor *w, float eps);
+void cpu_rmsnorm_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, const struct tensor *dy,
+                     const struct tensor *x, const float *rstd, const struct tensor *w);
+size_t cpu_rmsnorm_plan(const struct dev *dev, const struct sizes *s);
+
+void cpu_gatenorm_fwd(struct dev *dev, struct tensor *out, float *rstd, const struct tensor *y,
+                      const struct tensor *z, const struct tensor *w, float eps);
+void cpu_gatenorm_bwd(struct dev *dev, struct tensor *dy, struct tensor *dz, struct tensor *dw,
+                      const struct tensor *dout, const struct tensor *y, const struct tensor *z,
+                      const float *rstd, const struct tensor *w);
+size_t cpu_gatenorm_plan(const struct dev *dev, const struct sizes *s);
+
+void cpu_swiglu_fwd(struct dev *dev, struct tensor *y, const struct tensor *u);
+void cpu_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
+                    const struct tensor *u);
+
+void cpu_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
+                   const struct tensor *branch, float scale, const struct drop *drop,
+                   const struct step_ctl *ctl);
+void cpu_resid_bwd(struct dev *dev, struct tensor *dbranch, const struct tensor *dy, float scale,
+                   const struct drop *drop, const struct step_ctl *ctl);
+
+void cpu_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_t *target,
+              float scale, struct step_ctl *ctl);
+size_t cpu_xent_plan(const struct dev *dev, const struct sizes *s);
+
 #endif

@@ -4,6 +4,14 @@
 size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
 {
     switch (op) {
+    case OP_LINEAR:
+        return cpu_linear_plan(dev, s);
+    case OP_RMSNORM:
+        return cpu_rmsnorm_plan(dev, s);
+    case OP_GATENORM:
+        return cpu_gatenorm_plan(dev, s);
+    case OP_XENT:
+        return cpu_xent_plan(dev, s);
     default:
         return 0;
     }

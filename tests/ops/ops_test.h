@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_BLOCKS = 1024 };
+enum { MAX_BLOCKS = 4096 };
 
 static struct {
     struct dev *dev; /* NULL: host memory */
@@ -189,6 +189,23 @@ __attribute__((unused)) static double dot(const double *a, const double *b, size
     for (size_t i = 0; i < n; i++)
         sum += a[i] * b[i];
     return sum;
+}
+
+/* What f32 sums of n terms may be off by, relative to the result's norm: 3 roundings of 2^-23 a
+ * term, adding up like a random walk. */
+__attribute__((unused)) static double f32_tol(double n_terms)
+{
+    return 3 * 0x1p-23 * (1 + sqrt(n_terms));
+}
+
+/* Whether the two device blocks hold the same bytes. */
+__attribute__((unused)) static bool same_bits(struct dev *dev, const void *a, const void *b,
+                                              size_t bytes)
+{
+    void *x = keep_block(NULL, malloc(bytes)), *y = keep_block(NULL, malloc(bytes));
+    dev_download(dev, x, a, bytes);
+    dev_download(dev, y, b, bytes);
+    return memcmp(x, y, bytes) == 0;
 }
 
 /* How far the gradient `grad` of f with respect to x (n) is from central differences, by norm. f

@@ -1,0 +1,150 @@
+/* Linear: forward, both gradients, f32 and bf16 products, and the decode step, whose rows must not
+ * depend on each other. */
+#include "ops_test.h"
+
+struct shape {
+    int M, n, k, pad; /* pad: columns between the rows of x, y and their gradients */
+};
+static const struct shape shapes[] = {{1, 1, 1, 0},    {3, 5, 7, 2},      {17, 33, 19, 1},
+                                      {64, 48, 96, 0}, {130, 61, 257, 3}, {37, 530, 70, 5},
+                                      {520, 9, 523, 0}};
+
+struct fd {
+    const double *r, *x, *w;
+    int M, n, k;
+};
+
+static double projected(void *ctx)
+{
+    const struct fd *c = ctx;
+    double *y = malloc((size_t)(c->M * c->n) * sizeof *y);
+    ref_linear_fwd(y, c->x, c->w, c->M, c->n, c->k);
+    const double sum = dot(c->r, y, (size_t)(c->M * c->n));
+    free(y);
+    return sum;
+}
+
+static void check_reference(void)
+{
+    enum { M = 3, n = 4, k = 5 };
+    double *x = t_random(M * k, 1, 1), *w = t_random(n * k, 1, 2), *r = t_random(M * n, 1, 3);
+    double *dx = t_zeros(M * k), *dw = t_zeros(n * k);
+    ref_linear_bwd(dx, dw, r, x, w, M, n, k);
+    struct fd ctx = {r, x, w, M, n, k};
+    ok_within(fd_error(projected, &ctx, x, dx, M * k), fd_tol, "reference: dx");
+    ok_within(fd_error(projected, &ctx, w, dw, n * k), fd_tol, "reference: dw");
+    dw[3] += 0.01;
+    ok(!(fd_error(projected, &ctx, w, dw, n * k) <= fd_tol), "reference: a wrong gradient is seen");
+    dw[3] = NAN;
+    ok(!(fd_error(projected, &ctx, w, dw, n * k) <= fd_tol), "reference: a NaN is seen");
+}
+
+/* What products in that type read: the value itself or its bf16 neighbour. */
+static double *read_as(enum dtype dtype, const double *x, size_t n)
+{
+    double *y = t_copy(x, n);
+    for (size_t i = 0; dtype == DT_BF16 && i < n; i++)
+        y[i] = (double)bf16_to_f32(bf16_from_f32((float)y[i]));
+    return y;
+}
+
+static struct weight handle(struct dev *dev, const struct tensor *master, enum dtype dtype)
+{
+    const int n = (int)tensor_rows(master), k = (int)tensor_cols(master);
+    struct weight w = {.rows = n, .cols = k, .dtype = dtype};
+    const size_t bytes = dev->ops->weight_bytes(dev, n, k, dtype);
+    w.data = bytes ? t_upload(dev, t_zeros(bytes), bytes) : master->data;
+    dev->ops->weight_fill(dev, &w, master);
+    return w;
+}
+
+static void check_products(struct dev *dev, const struct shape *s, enum dtype dtype)
+{
+    const int M = s->M, n = s->n, k = s->k;
+    const size_t n_x = (size_t)(M * k), n_y = (size_t)(M * n), n_w = (size_t)(n * k);
+    const double *x = t_random(n_x, 1, 1), *w = t_random(n_w, 1, 2), *dy = t_random(n_y, 1, 3);
+    const double *x_in = read_as(dtype, x, n_x), *w_in = read_as(dtype, w, n_w),
+                 *dy_in = read_as(dtype, dy, n_y);
+    double *y_ref = t_zeros(n_y), *dx_ref = t_zeros(n_x), *dw_ref = t_random(n_w, 1, 4);
+    const double *dw_0 = t_copy(dw_ref, n_w), *dx_0 = t_random(n_x, 1, 5);
+    ref_linear_fwd(y_ref, x_in, w_in, M, n, k);
+    ref_linear_bwd(dx_ref, dw_ref, dy_in, x_in, w_in, M, n, k);
+
+    struct sizes sizes = {.B = 1, .T = M, .dtype = dtype};
+    reserve(dev, OP_LINEAR, &sizes);
+    struct tensor tx = t_tensor(dev, x, M, k, k + s->pad), tw = t_tensor(dev, w, n, k, 0);
+    struct tensor tdy = t_tensor(dev, dy, M, n, n + s->pad);
+    struct tensor ty = t_garbage(dev, M, n, n + s->pad), tdx = t_garbage(dev, M, k, k + s->pad);
+    struct tensor tdx_add = t_tensor(dev, dx_0, M, k, k + s->pad);
+    struct tensor tdw = t_tensor(dev, dw_0, n, k, 0);
+    struct weight h = handle(dev, &tw, dtype);
+    dev->ops->linear_fwd(dev, &ty, &tx, &h);
+    dev->ops->linear_bwd_x(dev, &tdx, &tdy, &h, false);
+    dev->ops->linear_bwd_x(dev, &tdx_add, &tdy, &h, true);
+    dev->ops->linear_bwd_w(dev, &tdw, &tdy, &tx, dtype);
+
+    const char *type = dtype_name(dtype);
+    ok_within(t_error(dev, &ty, y_ref), f32_tol(k), "%s %s %dx%dx%d: y", dev->name, type, M, n, k);
+    ok_within(t_error(dev, &tdx, dx_ref), f32_tol(n), "%s %s %dx%dx%d: dx", dev->name, type, M, n,
+              k);
+    for (size_t i = 0; i < n_x; i++)
+        dx_ref[i] += dx_0[i];
+    ok_within(t_error(dev, &tdx_add, dx_ref), f32_tol(n), "%s %s %dx%dx%d: dx +=", dev->name, type,
+              M, n, k);
+    ok_within(t_error(dev, &tdw, dw_ref), f32_tol(M), "%s %s %dx%dx%d: dw +=", dev->name, type, M,
+              n, k);
+
+    struct tensor again = t_garbage(dev, M, n, n + s->pad);
+    dev->ops->linear_fwd(dev, &again, &tx, &h);
+    ok(same_bits(dev, again.data, ty.data, (size_t)(M * ty.ld - s->pad) * 4) && guard_ok(dev),
+       "%s %s %dx%dx%d: the same bits twice, within the workspace", dev->name, type, M, n, k);
+}
+
+static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
+{
+    enum { R = 7 };
+    const double *x = t_random(R * (size_t)k, 1, 1), *w = t_random((size_t)(n * k), 1, 2);
+    double *y_ref = t_zeros(R * (size_t)n);
+    ref_linear_fwd(y_ref, x, read_as(dtype, w, (size_t)(n * k)), R, n, k);
+    struct tensor tx = t_tensor(dev, x, R, k, k + 3), tw = t_tensor(dev, w, n, k, 0);
+    struct weight h = handle(dev, &tw, dtype);
+    struct tensor ty = t_garbage(dev, R, n, n + 1);
+    dev->ops->linear_step(dev, &ty, &tx, &h);
+    ok_within(t_error(dev, &ty, y_ref), f32_tol(k), "%s step %s %dx%d", dev->name,
+              dtype_name(dtype), n, k);
+    bool is_same = true;
+    for (int count = 1; count <= 5; count++)
+        for (int r = 0; r + count <= R; r++) {
+            struct tensor some = t_garbage(dev, count, n, 0);
+            const struct tensor from = tensor_row_range(&tx, r, count);
+            dev->ops->linear_step(dev, &some, &from, &h);
+            for (int i = 0; i < count; i++)
+                is_same = is_same &&
+                          same_bits(dev, (float *)some.data + i * n,
+                                    (float *)ty.data + (r + i) * ty.ld, (size_t)n * sizeof(float));
+        }
+    ok(is_same, "%s step %s %dx%d: a row's bits do not depend on its neighbours", dev->name,
+       dtype_name(dtype), n, k);
+}
+
+static void check(struct dev *dev)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        check_products(dev, &shapes[i], DT_F32);
+        check_products(dev, &shapes[i], DT_BF16);
+        free_all();
+    }
+    static const int steps[][2] = {{1, 1}, {5, 7}, {37, 67}, {640, 255}};
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        check_step(dev, steps[i][0], steps[i][1], DT_F32);
+        check_step(dev, steps[i][0], steps[i][1], DT_BF16);
+        free_all();
+    }
+}
+
+int main(void)
+{
+    check_reference();
+    each_device(check);
+    return tap_done();
+}
