@@ -182,8 +182,8 @@ struct ops {
     void (*linear_step)(struct dev *, struct tensor *y, const struct tensor *x,
                         const struct weight *w);
 
-    /* --- RMSNorm (Zhang & Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps); rstd (M) f32 is kept
-     * --- */
+    /* --- RMSNorm (Zhang & Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps); rstd (M) f32 is
+     * kept, unless NULL --- */
     void (*rmsnorm_fwd)(struct dev *, struct tensor *y, float *rstd, const struct tensor *x,
                         const struct tensor *w, float eps);
     void (*rmsnorm_bwd)(struct dev *, struct tensor *dx /* += */, struct tensor *dw /* += */,
@@ -191,7 +191,7 @@ struct ops {
                         const struct tensor *w);
 
     /* --- gated RMSNorm, gate before norm (Mamba-2): v = y silu(z); out = w * v / sqrt(mean(v^2) +
-     * eps) --- */
+     * eps); rstd may be NULL: not kept --- */
     void (*gatenorm_fwd)(struct dev *, struct tensor *out, float *rstd, const struct tensor *y,
                          const struct tensor *z, const struct tensor *w, float eps);
     void (*gatenorm_bwd)(struct dev *, struct tensor *dy, struct tensor *dz,
@@ -261,7 +261,8 @@ struct ops {
     void (*swiglu_bwd)(struct dev *, struct tensor *du, const struct tensor *dy,
                        const struct tensor *u);
 
-    /* --- residual: y(M,D) = x + scale * drop(branch); x and y may be the same tensor --- */
+    /* --- residual: y(M,D) = x + scale * drop(branch); x and y may be the same tensor. drop NULL or
+     * p 0: no dropout, ctl is not read --- */
     void (*resid_fwd)(struct dev *, struct tensor *y, const struct tensor *x,
                       const struct tensor *branch, float scale, const struct drop *,
                       const struct step_ctl *);
@@ -277,14 +278,16 @@ struct ops {
 
     /* --- optimizer --- */
     /* ctl->gnorm = ||g|| over n gradients (f32, summed in double), then the verdict on the step:
-     * skip = 1 where loss or norm is not finite, or, once 64 steps were applied, lies more than
-     * outlier_sigma deviations above its running mean. An accepted step moves the means and
-     * variances (exponential, 1/64 a step), counts in applied, clears skipped_in_row; a skipped one
+     * skip = 1 where loss (loss_sum / n_targets: a step without targets too) or norm is not finite,
+     * or, once 64 steps were applied, lies more than outlier_sigma deviations above its running
+     * mean. An accepted step moves the means and variances (by 1/64, in the first 64 by 1/applied,
+     * so that these are the plain ones), counts in applied, clears skipped_in_row; a skipped one
      * counts in skipped and skipped_in_row. grad_scale = min(1, clip / gnorm), 1 where clip is 0.
      */
     void (*gnorm)(struct dev *, struct step_ctl *ctl, const float *g, size_t n);
-    /* AdamW (Loshchilov & Hutter 2019) on n elements, unless ctl->skip. decay: weight decay
-     * applies. */
+    /* AdamW (Loshchilov & Hutter 2019) on n elements, unless ctl->skip. Runs after gnorm: the bias
+     * correction's step number is ctl->applied, which counts this step. decay: weight decay
+     * applies, p -= lr weight_decay p. */
     void (*adamw)(struct dev *, float *p, float *m, float *v, const float *g, size_t n, bool decay,
                   const struct step_ctl *ctl);
 

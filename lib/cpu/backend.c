@@ -80,4 +80,6 @@ const struct ops CPU_OPS = {
     .resid_fwd = cpu_resid_fwd,
     .resid_bwd = cpu_resid_bwd,
     .xent = cpu_xent,
+    .gnorm = cpu_gnorm,
+    .adamw = cpu_adamw,
 };

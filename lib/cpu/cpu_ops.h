@@ -51,4 +51,9 @@ void cpu_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_t
               float scale, struct step_ctl *ctl);
 size_t cpu_xent_plan(const struct dev *dev, const struct sizes *s);
 
+void cpu_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, size_t n);
+size_t cpu_gnorm_plan(const struct dev *dev, const struct sizes *s);
+void cpu_adamw(struct dev *dev, float *p, float *m, float *v, const float *g, size_t n, bool decay,
+               const struct step_ctl *ctl);
+
 #endif

@@ -12,6 +12,8 @@ size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
         return cpu_gatenorm_plan(dev, s);
     case OP_XENT:
         return cpu_xent_plan(dev, s);
+    case OP_GNORM:
+        return cpu_gnorm_plan(dev, s);
     default:
         return 0;
     }

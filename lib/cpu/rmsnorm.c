@@ -34,7 +34,8 @@ static void fwd_worker(void *arg, int worker, int n_workers)
 #pragma omp simd
         for (int64_t d = 0; d < D; d++)
             y[d] = w[d] * (x[d] * rstd);
-        job->rstd[m] = rstd;
+        if (job->rstd)
+            job->rstd[m] = rstd;
     }
 }
 
