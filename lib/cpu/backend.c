@@ -82,4 +82,13 @@ const struct ops CPU_OPS = {
     .xent = cpu_xent,
     .gnorm = cpu_gnorm,
     .adamw = cpu_adamw,
+
+    .conv1d_fwd = cpu_conv1d_fwd,
+    .conv1d_bwd = cpu_conv1d_bwd,
+    .conv1d_step = cpu_conv1d_step,
+    .ssd_fwd = cpu_ssd_fwd,
+    .ssd_bwd = cpu_ssd_bwd,
+    .rope = cpu_rope,
+    .attn_fwd = cpu_attn_fwd,
+    .attn_bwd = cpu_attn_bwd,
 };

@@ -56,4 +56,35 @@ size_t cpu_gnorm_plan(const struct dev *dev, const struct sizes *s);
 void cpu_adamw(struct dev *dev, float *p, float *m, float *v, const float *g, size_t n, bool decay,
                const struct step_ctl *ctl);
 
+/* --- conv1d, rope --- */
+void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
+                    const struct tensor *w, const struct tensor *bias, const int32_t *seg,
+                    float *taps, int B, int T);
+void cpu_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, struct tensor *dbias,
+                    const struct tensor *dy, const struct tensor *x, const struct tensor *w,
+                    const struct tensor *bias, const int32_t *seg, int B, int T);
+void cpu_conv1d_step(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                     const struct tensor *w, const struct tensor *bias,
+                     const struct step_rows *rows);
+void cpu_rope(struct dev *dev, struct tensor *x, const int32_t *pos, int n_heads, float theta,
+              bool inverse);
+
+/* --- SSD --- */
+void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+                 const struct ssd_in *in);
+void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
+                 struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
+                 struct tensor *dskip, const struct tensor *dy, const float *delta,
+                 const float *states, const struct ssd_in *in);
+size_t cpu_ssd_fwd_plan(const struct dev *dev, const struct sizes *s);
+size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s);
+
+/* --- attention --- */
+void cpu_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in);
+void cpu_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
+                  const struct tensor *dout, const struct tensor *o, const float *lse,
+                  const struct attn_in *in);
+size_t cpu_attn_fwd_plan(const struct dev *dev, const struct sizes *s);
+size_t cpu_attn_bwd_plan(const struct dev *dev, const struct sizes *s);
+
 #endif

@@ -1,6 +1,11 @@
 /* plan: workspace of each CPU op; the formulas stand beside the ops that use them. */
 #include "cpu_ops.h"
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
 {
     switch (op) {
@@ -14,6 +19,11 @@ size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
         return cpu_xent_plan(dev, s);
     case OP_GNORM:
         return cpu_gnorm_plan(dev, s);
+
+    case OP_SSD:
+        return larger(cpu_ssd_fwd_plan(dev, s), cpu_ssd_bwd_plan(dev, s));
+    case OP_ATTN:
+        return larger(cpu_attn_fwd_plan(dev, s), cpu_attn_bwd_plan(dev, s));
     default:
         return 0;
     }

@@ -36,6 +36,42 @@ void ref_resid_fwd(double *y, const double *x, const double *branch, double scal
 void ref_resid_bwd(double *dbranch, const double *dy, double scale, const struct drop *drop,
                    const struct step_ctl *ctl, int M, int D);
 
+/* --- conv1d: x and y (B,T,C), w (C,K), taps (B,K-1,C) or NULL as in ops.h --- */
+void ref_conv1d_fwd(double *y, const double *x, const double *w, const double *bias,
+                    const int32_t *seg, double *taps, int B, int T, int C, int K);
+/* taps was NULL. */
+void ref_conv1d_bwd(double *dx, double *dw /* += */, double *dbias /* += */, const double *dy,
+                    const double *x, const double *w, const double *bias, const int32_t *seg, int B,
+                    int T, int C, int K);
+
+/* --- SSD: the plain recurrence and its plain reverse; members as in struct ssd_in --- */
+struct ref_ssd {
+    const double *x, *dt, *bmat, *cmat, *dt_bias, *a_log, *skip;
+    const int32_t *seg;
+    int B, T, H, P, N, G;
+};
+/* last (B,H,P,N) or NULL as in ops.h. */
+void ref_ssd_fwd(double *y, double *last, const struct ref_ssd *in);
+/* last was NULL. The three gradients of parameters add. */
+void ref_ssd_bwd(double *dx, double *ddt, double *dbmat, double *dcmat, double *ddt_bias,
+                 double *da_log, double *dskip, const double *dy, const struct ref_ssd *in);
+
+/* --- rotary positions, in place on x (M,n_heads*P) --- */
+void ref_rope(double *x, const int32_t *pos, int M, int n_heads, int P, double theta, bool inverse);
+
+/* --- attention: members as in struct attn_in --- */
+struct ref_attn {
+    const double *q, *k, *v;
+    const int32_t *seg;
+    double scale;
+    int B, T, H, P, G, past;
+};
+/* o (B,T,H*P), lse (B,H,T). */
+void ref_attn_fwd(double *o, double *lse, const struct ref_attn *in);
+/* past is 0. */
+void ref_attn_bwd(double *dq, double *dk, double *dv, const double *dout,
+                  const struct ref_attn *in);
+
 /* --- loss, optimizer, sampling --- */
 /* loss (M). dlogits (M,V) may be NULL: loss_scale * scale * (softmax - onehot + 2 z_coef lse
  * softmax). */

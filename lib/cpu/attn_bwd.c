@@ -1,0 +1,226 @@
+/* attn_bwd: the gradient of attention in tiles; see attn.c. With weights p = exp(s - lse), made
+ * again from the scores:
+ *   dv_j = sum_i p_ij dout_i;  dp_ij = dout_i . v_j;  ds_ij = p_ij (dp_ij - dout_i . o_i)
+ *   dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i.
+ * A worker owns a KV head of one sequence and goes over its tiles of keys; dq grows tile by tile in
+ * place. Where KV heads are few, it owns some of the query heads, and parts of dk and dv are added
+ * in order at the end. */
+#include "attn.h"
+
+#include "cpu_ops.h"
+#include "vmath.h"
+
+#include <assert.h>
+
+struct bwd {
+    struct dev *dev;
+    const struct attn_in *in;
+    struct tensor *dq, *dk, *dv;
+    const struct tensor *dout, *o;
+    const float *lse;
+    float *parts; /* (n_parts,2,B*T,G*P) dk and dv; unused for 1 part */
+    int n_parts;
+    size_t shared_bytes, worker_bytes;
+};
+
+struct space {
+    int *first;         /* (T) */
+    float *row_dot;     /* (heads,T) dout . o */
+    struct mat kt, vt;  /* (P,ATTN_KEYS) */
+    struct mat k;       /* (ATTN_KEYS,P) scaled */
+    struct mat dk, dv;  /* (ATTN_KEYS,P) */
+    struct mat q, dout; /* (ATTN_ROWS,P), q scaled */
+    struct mat p, ds;   /* (ATTN_ROWS,ATTN_KEYS) */
+};
+
+static void carve(struct space *w, struct scratch *s, int T, int P, int heads)
+{
+    w->first = scratch_take(s, (size_t)T * sizeof(int));
+    w->row_dot = scratch_floats(s, (size_t)heads * (size_t)T);
+    w->kt = scratch_mat(s, P, ATTN_KEYS);
+    w->vt = scratch_mat(s, P, ATTN_KEYS);
+    w->k = scratch_mat(s, ATTN_KEYS, P);
+    w->dk = scratch_mat(s, ATTN_KEYS, P);
+    w->dv = scratch_mat(s, ATTN_KEYS, P);
+    w->q = scratch_mat(s, ATTN_ROWS, P);
+    w->dout = scratch_mat(s, ATTN_ROWS, P);
+    w->p = scratch_mat(s, ATTN_ROWS, ATTN_KEYS);
+    w->ds = scratch_mat(s, ATTN_ROWS, ATTN_KEYS);
+}
+
+static size_t worker_bytes(int T, int P, int heads)
+{
+    struct scratch s = {0};
+    struct space w;
+    carve(&w, &s, T, P, heads);
+    return s.used;
+}
+
+static size_t parts_bytes(int T, int P, size_t part_units)
+{
+    struct scratch s = {0};
+    scratch_floats(&s, part_units * 2 * (size_t)T * (size_t)P);
+    return s.used;
+}
+
+size_t cpu_attn_bwd_plan(const struct dev *dev, const struct sizes *s)
+{
+    const int n_workers = n_workers_of(dev), heads = s->H / s->G;
+    return parts_bytes(s->T, s->P, max_part_units(n_workers, s->B * s->G, heads)) +
+           (size_t)n_workers * worker_bytes(s->T, s->P, heads);
+}
+
+/* p from scores, and ds from dp (in w->ds); 0 outside the keys [lo,hi) that a query may see. */
+static void weigh_row(float *restrict p, float *restrict ds, float lse, float row_dot, int lo,
+                      int hi, int keys)
+{
+    for (int j = 0; j < lo; j++)
+        p[j] = ds[j] = 0;
+    for (int j = lo; j < hi; j++) {
+        p[j] = vexp(p[j] - lse);
+        ds[j] = p[j] * (ds[j] - row_dot);
+    }
+    for (int j = hi; j < keys; j++)
+        p[j] = ds[j] = 0;
+}
+
+/* Queries [t0,t0+rows) of head h against the keys [j0,j0+keys) that are loaded. */
+static void run_tile(const struct bwd *o, struct space *w, const float *row_dot, int b, int h,
+                     int t0, int rows, int j0, int keys)
+{
+    const struct attn_in *in = o->in;
+    const int P = in->P;
+    const int64_t r = (int64_t)b * in->T + t0;
+    const float *lse = o->lse + ((int64_t)b * in->H + h) * in->T + t0;
+    attn_copy_scaled(w->q, attn_mat(&in->q, r, h, P), in->scale, rows, P);
+    attn_copy_scaled(w->dout, attn_mat(o->dout, r, h, P), 1, rows, P);
+    mm_ab(w->p, w->q, w->kt, rows, keys, P, false);
+    mm_ab(w->ds, w->dout, w->vt, rows, keys, P, false);
+    for (int i = 0; i < rows; i++) {
+        const int lo = attn_min(attn_max(w->first[t0 + i] - j0, 0), keys);
+        const int hi = attn_max(attn_min(t0 + i + 1 - j0, keys), lo);
+        weigh_row(mat_at(w->p, i, 0).p, mat_at(w->ds, i, 0).p, lse[i], row_dot[t0 + i], lo, hi,
+                  keys);
+    }
+    mm_atb(w->dv, w->p, w->dout, keys, P, rows, true);
+    mm_atb(w->dk, w->ds, w->q, keys, P, rows, true);
+    mm_ab(attn_mat(o->dq, r, h, P), w->ds, w->k, rows, P, keys, true);
+}
+
+static void load_keys(struct space *w, const struct attn_in *in, int b, int g, int j0, int keys)
+{
+    const int P = in->P;
+    const int64_t r = (int64_t)b * in->T + j0;
+    mm_transpose(w->kt, attn_mat(&in->k, r, g, P), keys, P);
+    mm_transpose(w->vt, attn_mat(&in->v, r, g, P), keys, P);
+    attn_copy_scaled(w->k, attn_mat(&in->k, r, g, P), in->scale, keys, P);
+    for (int j = 0; j < keys; j++) {
+        memset(mat_at(w->dk, j, 0).p, 0, sizeof(float) * (size_t)P);
+        memset(mat_at(w->dv, j, 0).p, 0, sizeof(float) * (size_t)P);
+    }
+}
+
+/* dq of head h starts at 0, and dout . o of its rows is taken. */
+static void open_head(const struct bwd *o, float *row_dot, int b, int h)
+{
+    const struct attn_in *in = o->in;
+    for (int t = 0; t < in->T; t++) {
+        const int64_t r = (int64_t)b * in->T + t;
+        const float *restrict dout = attn_mat(o->dout, r, h, in->P).p;
+        const float *restrict out = attn_mat(o->o, r, h, in->P).p;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (int p = 0; p < in->P; p++)
+            sum += dout[p] * out[p];
+        row_dot[t] = sum;
+        memset(attn_mat(o->dq, r, h, in->P).p, 0, sizeof(float) * (size_t)in->P);
+    }
+}
+
+/* Where part `part` of dk (which = 0) or dv (1) of KV head g goes, from row r on. */
+static struct mat gradient_of(const struct bwd *o, int part, int which, int64_t r, int g)
+{
+    const struct attn_in *in = o->in;
+    const int64_t cols = (int64_t)in->G * in->P, rows = (int64_t)in->B * in->T;
+    if (o->n_parts == 1)
+        return attn_mat(which ? o->dv : o->dk, r, g, in->P);
+    return (struct mat){o->parts + ((part * 2 + which) * rows + r) * cols + (int64_t)g * in->P,
+                        cols};
+}
+
+/* Part `part` of the query heads of KV head g, sequence b. */
+static void run_part(const struct bwd *o, struct space *w, int b, int g, int part)
+{
+    const struct attn_in *in = o->in;
+    const int heads = in->H / in->G, T = in->T;
+    const int h0 = g * heads + heads * part / o->n_parts;
+    const int h1 = g * heads + heads * (part + 1) / o->n_parts;
+    attn_first_keys(w->first, in, b);
+    for (int h = h0; h < h1; h++)
+        open_head(o, w->row_dot + (int64_t)(h - h0) * T, b, h);
+    for (int j0 = 0; j0 < T; j0 += ATTN_KEYS) {
+        const int keys = attn_min(ATTN_KEYS, T - j0);
+        const int64_t r = (int64_t)b * T + j0;
+        load_keys(w, in, b, g, j0, keys);
+        for (int h = h0; h < h1; h++)
+            for (int t0 = j0; t0 < T && w->first[t0] < j0 + keys; t0 += ATTN_ROWS)
+                run_tile(o, w, w->row_dot + (int64_t)(h - h0) * T, b, h, t0,
+                         attn_min(ATTN_ROWS, T - t0), j0, keys);
+        attn_copy_scaled(gradient_of(o, part, 0, r, g), w->dk, 1, keys, in->P);
+        attn_copy_scaled(gradient_of(o, part, 1, r, g), w->dv, 1, keys, in->P);
+    }
+}
+
+static void bwd_share(void *arg, int worker, int n_workers)
+{
+    const struct bwd *o = arg;
+    const struct attn_in *in = o->in;
+    struct scratch s = scratch_of(o->dev, o->shared_bytes, o->worker_bytes, worker);
+    struct space w;
+    size_t begin, end;
+    carve(&w, &s, in->T, in->P, in->H / in->G);
+    pool_share((size_t)in->B * (size_t)in->G * (size_t)o->n_parts, 1, worker, n_workers, &begin,
+               &end);
+    for (size_t i = begin; i < end; i++) {
+        const int part = (int)i % o->n_parts, bg = (int)i / o->n_parts;
+        run_part(o, &w, bg / in->G, bg % in->G, part);
+    }
+}
+
+static void add_parts_share(void *arg, int worker, int n_workers)
+{
+    const struct bwd *o = arg;
+    const int64_t cols = (int64_t)o->in->G * o->in->P;
+    size_t begin, end;
+    pool_share((size_t)o->in->B * (size_t)o->in->T, 1, worker, n_workers, &begin, &end);
+    for (int which = 0; which < 2; which++)
+        for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
+            float *restrict to = row(which ? o->dv : o->dk, r);
+            memcpy(to, gradient_of(o, 0, which, r, 0).p, sizeof(float) * (size_t)cols);
+            for (int part = 1; part < o->n_parts; part++) {
+                const float *restrict from = gradient_of(o, part, which, r, 0).p;
+                for (int64_t i = 0; i < cols; i++)
+                    to[i] += from[i];
+            }
+        }
+}
+
+void cpu_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
+                  const struct tensor *dout, const struct tensor *o, const float *lse,
+                  const struct attn_in *in)
+{
+    const int n_workers = n_workers_of(dev), heads = in->H / in->G, n_units = in->B * in->G;
+    struct scratch s = {dev->work, 0};
+    struct bwd f = {dev, in, dq, dk, dv, dout, o, lse, NULL, 1, 0, 0};
+    assert(in->past == 0);
+    f.n_parts = n_parts(n_workers, n_units, heads);
+    f.worker_bytes = worker_bytes(in->T, in->P, heads);
+    if (f.n_parts > 1)
+        f.parts =
+            scratch_floats(&s, (size_t)(n_units * f.n_parts) * 2 * (size_t)in->T * (size_t)in->P);
+    f.shared_bytes = s.used;
+    assert(dev->work_bytes >= f.shared_bytes + (size_t)n_workers * f.worker_bytes);
+    pool_run(pool_of(dev), bwd_share, &f);
+    if (f.n_parts > 1)
+        pool_run(pool_of(dev), add_parts_share, &f);
+}

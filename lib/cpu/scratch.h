@@ -1,0 +1,62 @@
+/* scratch: carving of an op's workspace. The same carving code runs on a scratch without a base,
+ * where it only adds up (what plan() answers), and on the real one, so the two cannot differ. */
+#ifndef HM_SCRATCH_H
+#define HM_SCRATCH_H
+
+#include "local.h"
+#include "mm.h"
+
+struct scratch {
+    char *base; /* NULL while planning; 64-byte aligned */
+    size_t used;
+};
+
+static inline void *scratch_take(struct scratch *s, size_t bytes)
+{
+    void *p = s->base ? s->base + s->used : NULL;
+    s->used += (bytes + 63) / 64 * 64;
+    return p;
+}
+
+static inline float *scratch_floats(struct scratch *s, size_t n)
+{
+    return scratch_take(s, n * sizeof(float));
+}
+
+static inline struct mat scratch_mat(struct scratch *s, int rows, int cols)
+{
+    const int64_t ld = mm_ld(cols);
+    return (struct mat){scratch_floats(s, (size_t)rows * (size_t)ld), ld};
+}
+
+/* Worker number `worker`'s part of the device's workspace, each of `bytes`, behind `shared` bytes
+ * that belong to all. */
+static inline struct scratch scratch_of(const struct dev *dev, size_t shared, size_t bytes,
+                                        int worker)
+{
+    return (struct scratch){(char *)dev->work + shared + (size_t)worker * bytes, 0};
+}
+
+static inline int n_workers_of(const struct dev *dev)
+{
+    return pool_size(pool_of(dev));
+}
+
+/* Into how many parts the heads of a group are split, so that n_units groups keep all workers busy:
+ * 1 where there are groups enough. */
+static inline int n_parts(int n_workers, int n_units, int heads)
+{
+    const int parts = (n_workers + n_units - 1) / n_units;
+    return parts < heads ? parts : heads;
+}
+
+/* Bound of n_units * n_parts over all n_units up to the given one, where n_parts is above 1. */
+static inline size_t max_part_units(int n_workers, int n_units, int heads)
+{
+    const size_t by_workers = 2 * (size_t)n_workers, by_heads = (size_t)n_units * (size_t)heads;
+    if (n_workers < 2)
+        return 0;
+    return by_workers < by_heads ? by_workers : by_heads;
+}
+
+#endif

@@ -1,0 +1,152 @@
+/* ssd: the state-space scan of Mamba-2, forward, in chunks of Q tokens (Dao & Gu 2024, section 6):
+ * within a chunk a masked product like attention's, between chunks a state of P x N a head. With
+ * xs = delta x and decay(t,u) = exp(a_{u+1} + ... + a_t), a = -exp(a_log) delta:
+ *   y_t = sum_{u<=t} (C_t . B_u) decay(t,u) xs_u + decay(t,-1) S C_t + skip x_t
+ *   S  <- decay(n-1,-1) S + sum_u decay(n-1,u) xs_u B_u^T
+ * where pairs of two documents, and a state from before t's document, count 0. */
+#include "ssd.h"
+
+#include "cpu_ops.h"
+#include "vmath.h"
+
+#include <assert.h>
+
+struct fwd {
+    struct dev *dev;
+    const struct ssd_in *in;
+    struct tensor *y;
+    float *delta, *states, *last;
+    size_t worker_bytes;
+};
+
+/* One worker's workspace. */
+struct space {
+    struct ssd_chunk ch;
+    struct mat m;    /* (SSD_TILE,Q) C B^T times decay */
+    struct mat cs;   /* (Q,N) C times decay from the chunk's start */
+    struct mat prev; /* (N,P) the state before the chunk, transposed */
+    struct mat xw;   /* (Q,P) xs times decay to the chunk's end */
+};
+
+static void carve(struct space *w, struct scratch *s, int Q, int P, int N)
+{
+    ssd_carve_chunk(&w->ch, s, Q, P, N);
+    w->m = scratch_mat(s, SSD_TILE, Q);
+    w->cs = scratch_mat(s, Q, N);
+    w->prev = scratch_mat(s, N, P);
+    w->xw = scratch_mat(s, Q, P);
+}
+
+static size_t worker_bytes(int Q, int P, int N)
+{
+    struct scratch s = {0};
+    struct space w;
+    carve(&w, &s, Q, P, N);
+    return s.used;
+}
+
+size_t cpu_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
+{
+    return (size_t)n_workers_of(dev) * worker_bytes(min_int(s->Q, s->T), s->P, s->N);
+}
+
+static void step_sizes(const struct fwd *o, int b, int h)
+{
+    const float bias = ((const float *)o->in->dt_bias.data)[h];
+    for (int64_t r = (int64_t)b * o->in->T; r < (int64_t)(b + 1) * o->in->T; r++)
+        o->delta[r * o->in->H + h] = softplus(row(&o->in->dt, r)[h] + bias);
+}
+
+/* y = skip x + the chunk's own tokens */
+static void within(struct space *w, const struct ssd_in *in, struct mat y, int h)
+{
+    const struct ssd_chunk *ch = &w->ch;
+    const float skip = ((const float *)in->skip.data)[h];
+    for (int t0 = 0; t0 < ch->n; t0 += SSD_TILE) {
+        const int t1 = min_int(t0 + SSD_TILE, ch->n);
+        ssd_decay_tile(w->m, ch, t0, t1);
+        for (int t = t0; t < t1; t++) {
+            float *restrict m = mat_at(w->m, t - t0, 0).p;
+            const float *restrict cb = mat_at(ch->cb, t, 0).p;
+            for (int u = 0; u < t1; u++)
+                m[u] *= cb[u];
+            float *restrict yt = mat_at(y, t, 0).p;
+            const float *restrict x = row(&in->x, ch->r0 + t) + (int64_t)h * in->P;
+            for (int p = 0; p < in->P; p++)
+                yt[p] = skip * x[p];
+        }
+        mm_ab(mat_at(y, t0, 0), w->m, ch->xs, t1 - t0, in->P, t1, true);
+    }
+}
+
+/* next = the state behind the chunk; prev and next are (P,N). */
+static void pass_state(struct space *w, const struct ssd_in *in, float *restrict next,
+                       const float *restrict prev)
+{
+    const struct ssd_chunk *ch = &w->ch;
+    const int cut = ch->n_cut, left = ch->n - cut;
+    for (int i = 0; i < in->P * in->N; i++)
+        next[i] = ch->through * prev[i];
+    scale_rows(w->xw, ch->to_end + cut, mat_at(ch->xs, cut, 0), left, in->P);
+    mm_atb((struct mat){next, in->N}, w->xw, mat_at(ch->b, cut, 0), in->P, in->N, left, true);
+}
+
+static void run_head(const struct fwd *o, struct space *w, int b, int z, int h)
+{
+    const struct ssd_in *in = o->in;
+    struct ssd_chunk *ch = &w->ch;
+    const int P = in->P, N = in->N, Z = ssd_chunks(in);
+    const int64_t PN = (int64_t)P * N;
+    float *prev = o->states + (((int64_t)b * Z + z) * in->H + h) * PN;
+    float *last = o->last ? o->last + ((int64_t)b * in->H + h) * PN : NULL;
+    float *next = z + 1 < Z ? prev + in->H * PN : last;
+    const struct mat y = {row(o->y, ch->r0) + (int64_t)h * P, o->y->ld};
+
+    if (z == 0 && last)
+        memcpy(prev, last, sizeof(float) * (size_t)PN);
+    else if (z == 0)
+        memset(prev, 0, sizeof(float) * (size_t)PN);
+    ssd_load_head(ch, in, o->delta, h);
+    within(w, in, y, h);
+    if (ch->n_live > 0 && (z > 0 || last)) {
+        scale_rows(w->cs, ch->from_start, ch->c, ch->n_live, N);
+        mm_transpose(w->prev, (struct mat){prev, N}, P, N);
+        mm_ab(y, w->cs, w->prev, ch->n_live, P, N, true);
+    }
+    if (next)
+        pass_state(w, in, next, prev);
+}
+
+/* A worker's share of the (b,h) pairs, the heads of a group together. */
+static void fwd_share(void *arg, int worker, int n_workers)
+{
+    const struct fwd *o = arg;
+    const struct ssd_in *in = o->in;
+    struct scratch s = scratch_of(o->dev, 0, o->worker_bytes, worker);
+    struct space w;
+    size_t i, end;
+    carve(&w, &s, min_int(in->Q, in->T), in->P, in->N);
+    pool_share((size_t)in->B * (size_t)in->H, 1, worker, n_workers, &i, &end);
+    while (i < end) {
+        const int b = (int)(i / (size_t)in->H), h0 = (int)(i % (size_t)in->H);
+        const int per_group = in->H / in->G, g = h0 / per_group;
+        const int h1 = min_int((g + 1) * per_group, h0 + (int)(end - i));
+        for (int h = h0; h < h1; h++)
+            step_sizes(o, b, h);
+        for (int z = 0; z < ssd_chunks(in); z++) {
+            ssd_load_group(&w.ch, in, b, z, g);
+            for (int h = h0; h < h1; h++)
+                run_head(o, &w, b, z, h);
+        }
+        i += (size_t)(h1 - h0);
+    }
+}
+
+void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+                 const struct ssd_in *in)
+{
+    struct fwd o = {dev, in, y, delta, states, last, 0};
+    o.worker_bytes = worker_bytes(min_int(in->Q, in->T), in->P, in->N);
+    assert(dev->work_bytes >= (size_t)n_workers_of(dev) * o.worker_bytes);
+    pool_run(pool_of(dev), fwd_share, &o);
+}

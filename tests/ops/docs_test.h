@@ -1,0 +1,67 @@
+/* docs_test: rows of packed documents for the tests of ops that look at segment ids. */
+#ifndef HM_DOCS_TEST_H
+#define HM_DOCS_TEST_H
+
+#include "ops_test.h"
+
+/* How the documents of a row lie; the second row of a batch is cut elsewhere. */
+enum docs {
+    DOCS_NONE,  /* seg is NULL */
+    DOCS_WHOLE, /* one document of exactly T */
+    DOCS_SHORT, /* of 1, 1, 2, 3, 5, 8 ... tokens */
+    DOCS_MIXED, /* some long, some of 1 token; ids rise by more than 1 */
+    DOCS_ONES   /* each of 1 token */
+};
+
+/* Segment ids (B,T) in host memory, freed by free_all; NULL for DOCS_NONE. */
+__attribute__((unused)) static int32_t *docs_seg(enum docs docs, int B, int T)
+{
+    static const int mixed[] = {1, 29, 1, 1, 70, 7, 64, 1, 40};
+    if (docs == DOCS_NONE)
+        return NULL;
+    int32_t *seg = keep_block(NULL, malloc(sizeof *seg * (size_t)(B * T + 1)));
+    for (int b = 0; b < B; b++) {
+        int id = 3 * b, left = docs == DOCS_WHOLE ? T : 1 + b, last = 1, i = b;
+        for (int t = 0; t < T; t++, left--) {
+            if (left == 0 && docs == DOCS_MIXED) {
+                left = mixed[i++ % 9];
+                id += 2;
+            } else if (left == 0 && docs == DOCS_SHORT) {
+                const int next = left + last + i++ % 3;
+                left = last = next > 40 ? 1 : next;
+                id++;
+            } else if (left == 0) {
+                left = 1;
+                id++;
+            }
+            seg[b * T + t] = id;
+        }
+    }
+    return seg;
+}
+
+/* A device copy, or NULL. */
+__attribute__((unused)) static const int32_t *docs_upload(struct dev *dev, const int32_t *seg,
+                                                          int B, int T)
+{
+    return seg ? t_upload(dev, seg, sizeof *seg * (size_t)(B * T)) : NULL;
+}
+
+/* The first position after the document that begins at t of row b. */
+__attribute__((unused)) static int docs_end(const int32_t *seg, int b, int t, int T)
+{
+    int end = t + 1;
+    while (end < T && (!seg || seg[b * T + end] == seg[b * T + t]))
+        end++;
+    return end;
+}
+
+/* Equal to the bit. */
+__attribute__((unused)) static bool t_same(struct dev *dev, const struct tensor *a,
+                                           const struct tensor *b)
+{
+    const float *va = t_values(dev, a), *vb = t_values(dev, b);
+    return va && vb && memcmp(va, vb, tensor_bytes(a)) == 0;
+}
+
+#endif

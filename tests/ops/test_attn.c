@@ -1,0 +1,167 @@
+/* Tests of attention: forward and backward against the reference, the reference's gradient by
+ * finite differences, earlier keys, packed documents, repeatability, decode steps. */
+#include "docs_test.h"
+
+struct shape {
+    int B, T, H, P, G;
+    enum docs docs;
+    int gap; /* ld - columns */
+    int past;
+};
+
+static const struct shape shapes[] = {
+    {1, 1, 1, 16, 1, DOCS_NONE, 0, 0},    {2, 48, 2, 16, 1, DOCS_WHOLE, 0, 0},
+    {1, 97, 4, 64, 2, DOCS_NONE, 3, 0},   {2, 150, 3, 32, 3, DOCS_MIXED, 1, 0},
+    {1, 210, 4, 20, 1, DOCS_MIXED, 0, 0}, {2, 100, 2, 128, 2, DOCS_SHORT, 5, 0},
+    {1, 60, 2, 16, 2, DOCS_ONES, 0, 0},   {1, 37, 4, 32, 2, DOCS_NONE, 2, 200},
+    {1, 5, 2, 16, 1, DOCS_NONE, 0, 3},    {1, 300, 6, 16, 2, DOCS_SHORT, 0, 0},
+};
+
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+/* q k v, and their gradients in the same order. */
+struct host {
+    struct shape s;
+    double *in[3], *grad[3], *o, *dout, *lse;
+    size_t n[3];
+    int32_t *seg;
+    double scale;
+};
+
+static struct ref_attn ref_in(const struct host *h)
+{
+    const struct shape *s = &h->s;
+    return (struct ref_attn){h->in[0], h->in[1], h->in[2], h->seg, h->scale, s->B,
+                             s->T,     s->H,     s->P,     s->G,   s->past};
+}
+
+static void fill(struct host *h, const struct shape *s)
+{
+    const size_t M = (size_t)(s->B * s->T), M_k = (size_t)(s->B * (s->past + s->T));
+    const size_t HP = (size_t)(s->H * s->P), GP = (size_t)(s->G * s->P);
+    *h = (struct host){.s = *s, .n = {M * HP, M_k * GP, M_k * GP}};
+    for (int i = 0; i < 3; i++) {
+        h->in[i] = t_random(h->n[i], 1, (uint32_t)i);
+        h->grad[i] = t_zeros(h->n[i]);
+    }
+    h->o = t_zeros(M * HP);
+    h->dout = t_random(M * HP, 1, 5);
+    h->lse = t_zeros(M * (size_t)s->H);
+    h->seg = docs_seg(s->docs, s->B, s->T);
+    h->scale = (float)(1.5 / sqrt(s->P));
+}
+
+struct device {
+    struct attn_in in;
+    struct tensor t[3], grad[3], o, dout, lse;
+};
+
+static struct device upload(struct dev *dev, const struct host *h)
+{
+    const struct shape *s = &h->s;
+    const int64_t M = s->B * s->T, M_k = s->B * (s->past + s->T);
+    const int64_t HP = s->H * s->P, GP = s->G * s->P;
+    struct device d;
+    for (int i = 0; i < 3; i++) {
+        const int64_t rows = i ? M_k : M, cols = i ? GP : HP;
+        d.t[i] = t_tensor(dev, h->in[i], rows, cols, cols + s->gap);
+        d.grad[i] = t_garbage(dev, rows, cols, cols + s->gap);
+    }
+    d.o = t_garbage(dev, M, HP, HP + s->gap);
+    d.dout = t_tensor(dev, h->dout, M, HP, HP + s->gap);
+    d.lse = t_garbage(dev, s->B * s->H, s->T, 0);
+    d.in = (struct attn_in){d.t[0],
+                            d.t[1],
+                            d.t[2],
+                            docs_upload(dev, h->seg, s->B, s->T),
+                            (float)h->scale,
+                            s->B,
+                            s->T,
+                            s->H,
+                            s->P,
+                            s->G,
+                            s->past};
+    return d;
+}
+
+static void run(struct dev *dev, struct device *d)
+{
+    dev->ops->attn_fwd(dev, &d->o, d->lse.data, &d->in);
+    if (d->in.past == 0)
+        dev->ops->attn_bwd(dev, &d->grad[0], &d->grad[1], &d->grad[2], &d->dout, &d->o, d->lse.data,
+                           &d->in);
+}
+
+static void reserve_for(struct dev *dev, const struct shape *s)
+{
+    const struct sizes sizes = {
+        .B = s->B, .T = s->T, .H = s->H, .P = s->P, .G = s->G, .S = s->past + s->T};
+    reserve(dev, OP_ATTN, &sizes);
+}
+
+static void check_shape(struct dev *dev, const struct shape *s)
+{
+    static const char *const name[3] = {"q", "k", "v"};
+    struct host h;
+    char at[128];
+    fill(&h, s);
+    snprintf(at, sizeof at, "%s: B%d T%d H%d P%d G%d docs %d past %d", dev->name, s->B, s->T, s->H,
+             s->P, s->G, (int)s->docs, s->past);
+    const struct ref_attn in = ref_in(&h);
+    struct device d = upload(dev, &h), again = upload(dev, &h);
+    reserve_for(dev, s);
+    run(dev, &d);
+    run(dev, &again);
+    ref_attn_fwd(h.o, h.lse, &in);
+    ok_within(t_error(dev, &d.o, h.o), 1e-6, "%s: o", at);
+    ok_within(t_error(dev, &d.lse, h.lse), 1e-6, "%s: lse", at);
+    bool is_same = t_same(dev, &d.o, &again.o);
+    if (s->past == 0) {
+        ref_attn_bwd(h.grad[0], h.grad[1], h.grad[2], h.dout, &in);
+        for (int i = 0; i < 3; i++) {
+            /* of documents of one token, dq and dk are 0 but for rounding */
+            const bool is_tiny = i < 2 && dot(h.grad[i], h.grad[i], h.n[i]) < 1e-20;
+            const double tol = is_tiny ? INFINITY : 2e-6;
+            ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol, "%s: d%s", at, name[i]);
+            is_same = is_same && t_same(dev, &d.grad[i], &again.grad[i]);
+        }
+    }
+    ok(is_same, "%s: the same bits again", at);
+    ok(guard_ok(dev), "%s: workspace as planned", at);
+}
+
+static void check(struct dev *dev)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        check_shape(dev, &shapes[i]);
+        free_all();
+    }
+}
+
+static double objective(void *ctx)
+{
+    struct host *h = ctx;
+    const struct ref_attn in = ref_in(h);
+    ref_attn_fwd(h->o, h->lse, &in);
+    return dot(h->o, h->dout, h->n[0]);
+}
+
+static void check_reference(void)
+{
+    const struct shape s = {2, 9, 4, 3, 2, DOCS_SHORT, 0, 0};
+    struct host h;
+    fill(&h, &s);
+    const struct ref_attn in = ref_in(&h);
+    ref_attn_bwd(h.grad[0], h.grad[1], h.grad[2], h.dout, &in);
+    for (int i = 0; i < 3; i++)
+        ok_within(fd_error(objective, &h, h.in[i], h.grad[i], h.n[i]), fd_tol,
+                  "reference: gradient %d by finite differences", i);
+    free_all();
+}
+
+int main(void)
+{
+    check_reference();
+    each_device(check);
+    return tap_done();
+}

@@ -1,0 +1,188 @@
+/* Tests of ssd: forward and backward against the plain recurrence, the reference's gradient by
+ * finite differences, carried states, packed documents, repeatability, decode steps. */
+#include "docs_test.h"
+
+struct shape {
+    int B, T, H, P, N, G, Q;
+    enum docs docs;
+    int gap; /* ld - columns */
+};
+
+static const struct shape shapes[] = {
+    {1, 1, 1, 16, 16, 1, 64, DOCS_NONE, 0},     {1, 64, 2, 16, 32, 1, 64, DOCS_WHOLE, 0},
+    {2, 65, 4, 16, 16, 2, 32, DOCS_NONE, 3},    {1, 130, 3, 32, 48, 3, 64, DOCS_MIXED, 5},
+    {2, 100, 4, 20, 33, 2, 128, DOCS_SHORT, 0}, {1, 150, 2, 64, 64, 1, 50, DOCS_MIXED, 1},
+    {3, 40, 2, 16, 24, 2, 7, DOCS_SHORT, 0},    {1, 33, 6, 16, 16, 1, 16, DOCS_ONES, 2},
+    {2, 256, 2, 16, 16, 1, 256, DOCS_NONE, 0},
+};
+
+enum { N_IN = 7, N_SHAPES = sizeof shapes / sizeof *shapes };
+
+/* Inputs x dt bmat cmat dt_bias a_log skip on the host, and gradients in the same order. */
+struct host {
+    struct shape s;
+    double *in[N_IN], *grad[N_IN], *y, *dy, *last;
+    size_t n[N_IN];
+    int32_t *seg;
+};
+
+static struct ref_ssd ref_in(const struct host *h)
+{
+    const struct shape *s = &h->s;
+    return (struct ref_ssd){h->in[0], h->in[1], h->in[2], h->in[3], h->in[4], h->in[5], h->in[6],
+                            h->seg,   s->B,     s->T,     s->H,     s->P,     s->N,     s->G};
+}
+
+static void fill(struct host *h, const struct shape *s)
+{
+    const size_t M = (size_t)(s->B * s->T), H = (size_t)s->H, E = H * (size_t)s->P;
+    const size_t GN = (size_t)(s->G * s->N);
+    const size_t n[N_IN] = {M * E, M * H, M * GN, M * GN, H, H, H};
+    const double scale[N_IN] = {1, 1, 0.5, 0.5, 0.3, 0.7, 1};
+    *h = (struct host){.s = *s};
+    for (int i = 0; i < N_IN; i++) {
+        h->n[i] = n[i];
+        h->in[i] = t_random(n[i], scale[i], (uint32_t)i);
+        h->grad[i] = i < 4 ? t_zeros(n[i]) : t_random(n[i], 1, 20 + (uint32_t)i);
+    }
+    for (size_t i = 0; i < H; i++)
+        h->in[4][i] = (float)(h->in[4][i] - 2);
+    if (H > 2)
+        h->in[4][2] = 21; /* beyond softplus's bend */
+    h->seg = docs_seg(s->docs, s->B, s->T);
+    h->y = t_zeros(M * E);
+    h->dy = t_random(M * E, 1, 10);
+}
+
+static void ref_backward(struct host *h)
+{
+    const struct ref_ssd in = ref_in(h);
+    ref_ssd_bwd(h->grad[0], h->grad[1], h->grad[2], h->grad[3], h->grad[4], h->grad[5], h->grad[6],
+                h->dy, &in);
+}
+
+/* Inputs and outputs in device memory. */
+struct device {
+    struct ssd_in in;
+    struct tensor t[N_IN], grad[N_IN], y, dy;
+    float *delta, *states;
+};
+
+/* Vectors of parameters have one dimension. */
+static struct tensor on_device(struct dev *dev, const struct host *h, int i, const double *values)
+{
+    const int64_t rows = h->s.B * h->s.T, cols = (int64_t)h->n[i] / rows;
+    if (i >= 4)
+        return t_vector(dev, values, h->s.H);
+    return t_tensor(dev, values, rows, cols, cols + h->s.gap);
+}
+
+static struct device upload(struct dev *dev, const struct host *h)
+{
+    const struct shape *s = &h->s;
+    const int64_t M = s->B * s->T, E = s->H * s->P;
+    const int64_t Z = (s->T + s->Q - 1) / s->Q;
+    struct device d;
+    for (int i = 0; i < N_IN; i++) {
+        d.t[i] = on_device(dev, h, i, h->in[i]);
+        d.grad[i] = i < 4 ? t_garbage(dev, M, tensor_cols(&d.t[i]), d.t[i].ld)
+                          : on_device(dev, h, i, h->grad[i]);
+    }
+    d.y = t_garbage(dev, M, E, E + s->gap);
+    d.dy = t_tensor(dev, h->dy, M, E, E + s->gap);
+    d.delta = t_garbage(dev, M, s->H, 0).data;
+    d.states = t_garbage(dev, s->B * Z * s->H, s->P * s->N, 0).data;
+    d.in = (struct ssd_in){d.t[0], d.t[1], d.t[2], d.t[3],
+                           d.t[4], d.t[5], d.t[6], docs_upload(dev, h->seg, s->B, s->T),
+                           s->B,   s->T,   s->H,   s->P,
+                           s->N,   s->G,   s->Q};
+    return d;
+}
+
+static void forward(struct dev *dev, struct device *d, float *last)
+{
+    dev->ops->ssd_fwd(dev, &d->y, d->delta, d->states, last, &d->in);
+}
+
+static void backward(struct dev *dev, struct device *d)
+{
+    struct tensor *g = d->grad;
+    dev->ops->ssd_bwd(dev, &g[0], &g[1], &g[2], &g[3], &g[4], &g[5], &g[6], &d->dy, d->delta,
+                      d->states, &d->in);
+}
+
+static void reserve_for(struct dev *dev, const struct shape *s)
+{
+    const struct sizes sizes = {
+        .B = s->B, .T = s->T, .H = s->H, .P = s->P, .N = s->N, .G = s->G, .Q = s->Q};
+    reserve(dev, OP_SSD, &sizes);
+}
+
+static void check_shape(struct dev *dev, const struct shape *s)
+{
+    static const char *const name[N_IN] = {"x", "dt", "bmat", "cmat", "dt_bias", "a_log", "skip"};
+    struct host h;
+    fill(&h, s);
+    const struct ref_ssd in = ref_in(&h);
+    ref_ssd_fwd(h.y, NULL, &in);
+    struct device d = upload(dev, &h), again = upload(dev, &h);
+    char at[128];
+    snprintf(at, sizeof at, "%s: B%d T%d H%d P%d N%d G%d Q%d docs %d", dev->name, s->B, s->T, s->H,
+             s->P, s->N, s->G, s->Q, (int)s->docs);
+    reserve_for(dev, s);
+    forward(dev, &d, NULL);
+    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: y", at);
+    ref_backward(&h);
+    backward(dev, &d);
+    for (int i = 0; i < N_IN; i++)
+        ok_within(t_error(dev, &d.grad[i], h.grad[i]), i < 4 ? 5e-6 : 2e-5, "%s: d%s", at, name[i]);
+    ok(guard_ok(dev), "%s: workspace as planned", at);
+    forward(dev, &again, NULL);
+    backward(dev, &again);
+    bool is_same = t_same(dev, &d.y, &again.y);
+    for (int i = 0; i < N_IN; i++)
+        is_same = is_same && t_same(dev, &d.grad[i], &again.grad[i]);
+    ok(is_same, "%s: the same bits again", at);
+}
+
+static void check(struct dev *dev)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        check_shape(dev, &shapes[i]);
+        free_all();
+    }
+}
+
+/* --- the reference's gradient --- */
+
+static double objective(void *ctx)
+{
+    struct host *h = ctx;
+    const struct ref_ssd in = ref_in(h);
+    ref_ssd_fwd(h->y, NULL, &in);
+    return dot(h->y, h->dy, h->n[0]);
+}
+
+static void check_reference(void)
+{
+    const struct shape s[] = {{2, 7, 3, 2, 3, 3, 0, DOCS_NONE, 0},
+                              {2, 9, 4, 3, 2, 2, 0, DOCS_SHORT, 0}};
+    for (int k = 0; k < 2; k++) {
+        struct host h;
+        fill(&h, &s[k]);
+        for (int i = 4; i < N_IN; i++)
+            memset(h.grad[i], 0, sizeof(double) * h.n[i]);
+        ref_backward(&h);
+        for (int i = 0; i < N_IN; i++)
+            ok_within(fd_error(objective, &h, h.in[i], h.grad[i], h.n[i]), fd_tol,
+                      "reference, case %d: gradient %d by finite differences", k, i);
+        free_all();
+    }
+}
+
+int main(void)
+{
+    check_reference();
+    each_device(check);
+    return tap_done();
+}
