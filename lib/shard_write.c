@@ -129,7 +129,8 @@ int shard_write(struct shard_writer *w, struct out *out, struct err *err)
     for (int i = 0; i < 3; i++)
         buf_free(&parts[i]);
     w->body.size = w->tail.size = w->index.size = 0;
-    w->is_rest = w->counts.is_open;
+    if (w->counts.n_tokens > 0)
+        w->is_rest = w->counts.is_open;
     w->counts = (struct stream_counts){0};
     return rc;
 }
