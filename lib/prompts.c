@@ -146,7 +146,7 @@ int text_json(struct buf *to, const void *text, size_t n, bool *is_exact, struct
     const uint8_t *p = text;
     TRY(buf_put(to, "\"", 1, err));
     for (size_t i = 0; i < n;) {
-        const int len = utf8_char(p + i, n - i);
+        const int len = utf8_prefix(p + i, n - i);
         if (len <= 0) {
             *is_exact = false;
             TRY(buf_put(to, "\xEF\xBF\xBD", 3, err));

@@ -103,7 +103,7 @@ void flow_free(struct flow *f)
     *f = FLOW_EMPTY;
 }
 
-int utf8_char(const uint8_t *p, size_t n)
+int utf8_prefix(const uint8_t *p, size_t n)
 {
     const uint8_t a = p[0];
     if (a < 0x80)
@@ -130,7 +130,7 @@ size_t utf8_whole(const uint8_t *p, size_t n)
     for (size_t back = 1; back <= 3 && back <= n; back++) {
         if ((p[n - back] & 0xC0) == 0x80)
             continue;
-        return utf8_char(p + n - back, back) < 0 ? n - back : n;
+        return utf8_prefix(p + n - back, back) < 0 ? n - back : n;
     }
     return n;
 }

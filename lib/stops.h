@@ -44,7 +44,7 @@ void flow_free(struct flow *f);
 
 /* Bytes of the well-formed UTF-8 character that p[0..n) starts with (n >= 1); 0 when it is
  * ill-formed; -1 when it is cut off and more bytes could complete it. */
-int utf8_char(const uint8_t *p, size_t n);
+int utf8_prefix(const uint8_t *p, size_t n);
 /* n less the bytes of a cut-off character at the end. */
 size_t utf8_whole(const uint8_t *p, size_t n);
 

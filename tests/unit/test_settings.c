@@ -1,4 +1,5 @@
-/* settings of sample.h: settings by name and their bounds, biases. The choice itself: tests/ops/test_sample.c. */
+/* settings of sample.h: settings by name and their bounds, biases. The choice itself:
+ * tests/ops/test_sample.c. */
 #include "sample.h"
 #include "tap.h"
 

@@ -125,7 +125,7 @@ static void test_utf8(void)
         {"\xF0\x9F(", 0}, {"\xED\x9F\xBF", 3},     {"\xF4\x8F\xBF\xBF", 4},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const int got = utf8_char((const uint8_t *)cases[i].bytes, strlen(cases[i].bytes));
+        const int got = utf8_prefix((const uint8_t *)cases[i].bytes, strlen(cases[i].bytes));
         ok(got == cases[i].want, "utf8 case %zu: %d, want %d", i, got, cases[i].want);
     }
 }
