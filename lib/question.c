@@ -1,6 +1,7 @@
-/* question: columns and fields of a task's CSV; pure parsing, see tasks.h. */
+/* question: what a task's CSV says and what its figures mean; pure logic, see tasks.h. */
 #include "tasks.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -91,4 +92,36 @@ int question_parse(struct question *q, const struct task_columns *c, const struc
     if (q->n_choices < 2)
         return err_set(err, NULL, NULL, "fewer than two choices");
     return parse_label(&field[c->label], q->n_choices, &q->label, err);
+}
+
+double task_mean(double sum, int64_t n)
+{
+    return n > 0 ? sum / (double)n : NAN;
+}
+
+double task_stderr(double sum, double squared, int64_t n)
+{
+    if (n < 2)
+        return NAN;
+    const double mean = sum / (double)n;
+    const double variance = (squared - (double)n * mean * mean) / (double)(n - 1);
+    return variance > 0 ? sqrt(variance / (double)n) : 0;
+}
+
+const char *task_kind_name(const struct task_score *s)
+{
+    if (s->kind == TASK_CLOZE)
+        return "cloze";
+    return s->n_choices == 2 && !s->has_context ? "pairs" : "choice";
+}
+
+double task_credit(const double *score, int n, int label)
+{
+    int n_equal = 0;
+    for (int i = 0; i < n; i++) {
+        if (!(score[i] <= score[label]))
+            return 0;
+        n_equal += score[i] == score[label];
+    }
+    return n_equal > 0 ? 1.0 / n_equal : 0;
 }

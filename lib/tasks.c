@@ -41,38 +41,6 @@ void tasks_close(struct tasks *t)
     *t = (struct tasks){0};
 }
 
-double task_mean(double sum, int64_t n)
-{
-    return n > 0 ? sum / (double)n : NAN;
-}
-
-double task_stderr(double sum, double squared, int64_t n)
-{
-    if (n < 2)
-        return NAN;
-    const double mean = sum / (double)n;
-    const double variance = (squared - (double)n * mean * mean) / (double)(n - 1);
-    return variance > 0 ? sqrt(variance / (double)n) : 0;
-}
-
-const char *task_kind_name(const struct task_score *s)
-{
-    if (s->kind == TASK_CLOZE)
-        return "cloze";
-    return s->n_choices == 2 && !s->has_context ? "pairs" : "choice";
-}
-
-double task_credit(const double *score, int n, int label)
-{
-    int n_equal = 0;
-    for (int i = 0; i < n; i++) {
-        if (!(score[i] <= score[label]))
-            return 0;
-        n_equal += score[i] == score[label];
-    }
-    return n_equal > 0 ? 1.0 / n_equal : 0;
-}
-
 /* The score of that task, made when it is new; -1 when memory is out. */
 static int find_score(struct tasks *t, const struct question *q, enum task_kind kind,
                       struct err *err)
