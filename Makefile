@@ -194,7 +194,7 @@ install: tools
 	install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
 	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
 	install $(wildcard pipelines/*.sh) $(DESTDIR)$(PREFIX)/share/hm/pipelines
-	install -m 644 $(wildcard pipelines/*.mk) $(DESTDIR)$(PREFIX)/share/hm/pipelines
+	install -m 644 $(wildcard pipelines/*.mk pipelines/*.gp) $(DESTDIR)$(PREFIX)/share/hm/pipelines
 
 clean:
 	rm -rf build $(TOOLS:%=bin/%)

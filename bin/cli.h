@@ -31,7 +31,7 @@ struct cli_opt {
     enum cli_kind kind;
     char letter;      /* 0 or one of h V m o q v j 0 */
     const char *name; /* long name; the heading's text for CLI_GROUP */
-    void *to;         /* holds the default before parsing */
+    void *to;         /* holds the default before parsing; outside the bounds: none */
     const char *arg;  /* name of the argument in --help, NULL for flags */
     const char *help; /* one line, units and default in words where the value does not show it */
     double min, max;  /* bounds of CLI_INT, CLI_FLOAT, CLI_TIME; both 0: none */

@@ -34,10 +34,21 @@ static void add_int(char *line, int64_t v)
         add(line, "%" PRId64, v);
 }
 
+/* A default outside of the option's own bounds stands for "not given". */
+static bool is_unset(const struct cli_opt *o)
+{
+    const double v = o->kind == CLI_INT                            ? (double)*(int64_t *)o->to
+                     : o->kind == CLI_FLOAT || o->kind == CLI_TIME ? *(double *)o->to
+                                                                   : o->min;
+    return (o->min != 0 || o->max != 0) && !(v >= o->min && v <= o->max);
+}
+
 /* Appends the default, unless the help has it in words. */
 static void add_default(char *line, const struct cli_opt *o)
 {
     char text[32];
+    if (is_unset(o))
+        return;
     if (strstr(o->help, "default") || (o->kind == CLI_TEXT && !*(const char **)o->to) ||
         (o->kind == CLI_FLAG && !*(bool *)o->to) || o->kind == CLI_LIST)
         return;
