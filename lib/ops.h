@@ -105,7 +105,9 @@ struct step_rows {
 
 /* How one row's next token is chosen; device memory, one a row. Order: penalties and bias, then
  * (unless temperature is 0: arg max, lowest id on ties) temperature, top_k, typical, top_p, min_p,
- * then one draw from the stream (seed; RNG_SAMPLE, prompt, position). */
+ * each on the softmax of what the one before left, then the first number of the stream (seed;
+ * RNG_SAMPLE, prompt, position) picks from the cumulative distribution in id order. A filter keeps
+ * at least one token, the lower id first among equals. */
 struct sample_row {
     uint64_t seed;
     uint32_t prompt,
@@ -292,6 +294,8 @@ struct ops {
                   const struct step_ctl *ctl);
 
     /* --- sampling: id (R) and logp (R) of the chosen token under the unmodified softmax --- */
+    /* Logits may be -infinity; a row with a NaN, +infinity or nothing finite gives id 0, logp NaN.
+     */
     void (*sample)(struct dev *, int32_t *id, float *logp,
                    const struct tensor *logits /* (R,V) f32 */, const struct sample_row *rows,
                    const struct sample_tables *tables);

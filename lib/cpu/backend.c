@@ -82,6 +82,7 @@ const struct ops CPU_OPS = {
     .xent = cpu_xent,
     .gnorm = cpu_gnorm,
     .adamw = cpu_adamw,
+    .sample = cpu_sample,
 
     .conv1d_fwd = cpu_conv1d_fwd,
     .conv1d_bwd = cpu_conv1d_bwd,

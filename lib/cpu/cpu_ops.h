@@ -56,6 +56,10 @@ size_t cpu_gnorm_plan(const struct dev *dev, const struct sizes *s);
 void cpu_adamw(struct dev *dev, float *p, float *m, float *v, const float *g, size_t n, bool decay,
                const struct step_ctl *ctl);
 
+void cpu_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor *logits,
+                const struct sample_row *rows, const struct sample_tables *tables);
+size_t cpu_sample_plan(const struct dev *dev, const struct sizes *s);
+
 /* --- conv1d, rope --- */
 void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,

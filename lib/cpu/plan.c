@@ -19,6 +19,8 @@ size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
         return cpu_xent_plan(dev, s);
     case OP_GNORM:
         return cpu_gnorm_plan(dev, s);
+    case OP_SAMPLE:
+        return cpu_sample_plan(dev, s);
 
     case OP_SSD:
         return larger(cpu_ssd_fwd_plan(dev, s), cpu_ssd_bwd_plan(dev, s));

@@ -3,11 +3,9 @@
  * over the workers; the losses are added in row order by one. */
 #include "cpu_ops.h"
 #include "local.h"
-#include "vmath.h"
+#include "softmax.h"
 
 #include <assert.h>
-
-enum { STRIDE = 1024 }; /* columns that are summed in f32 before double takes over */
 
 struct xent_job {
     const struct tensor *logits;
@@ -17,38 +15,6 @@ struct xent_job {
     float scale;
     const struct step_ctl *ctl;
 };
-
-static float greatest(const float *x, int64_t n)
-{
-    float top = x[0];
-#pragma omp simd reduction(max : top)
-    for (int64_t i = 0; i < n; i++)
-        top = x[i] > top ? x[i] : top;
-    return top;
-}
-
-/* Sum of e^((x - top) * scale); `is_kept`: the terms replace x. */
-static double sum_exp(float *x, int64_t n, float top, float scale, bool is_kept)
-{
-    double total = 0;
-    for (int64_t i0 = 0; i0 < n; i0 += STRIDE) {
-        const int64_t end = i0 + STRIDE < n ? i0 + STRIDE : n;
-        float sum = 0;
-        if (is_kept)
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = i0; i < end; i++) {
-                const float e = vexp((x[i] - top) * scale);
-                x[i] = e;
-                sum += e;
-            }
-        else
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = i0; i < end; i++)
-                sum += vexp((x[i] - top) * scale);
-        total += (double)sum;
-    }
-    return total;
-}
 
 static double xent_row(const struct xent_job *job, int64_t m)
 {
@@ -62,8 +28,8 @@ static double xent_row(const struct xent_job *job, int64_t m)
             memset(x, 0, (size_t)V * sizeof *x);
         return 0;
     }
-    const float top = greatest(x, V), hit = x[target], scale = job->scale;
-    const double sum = sum_exp(x, V, top, scale, ctl);
+    const float top = softmax_top(x, V), hit = x[target], scale = job->scale;
+    const double sum = ctl ? softmax_terms(x, x, V, top, scale) : softmax_sum(x, V, top, scale);
     const double lse = (double)top * (double)scale + log(sum);
     if (ctl) {
         const double unit = (double)ctl->loss_scale * (double)scale;

@@ -27,7 +27,7 @@ static size_t guard_at; /* where the bytes behind the planned workspace start */
 static const float gap_value = 1234.5f; /* lies between the columns of a slice */
 static const uint8_t guard_byte = 0xA5;
 
-__attribute__((unused)) static void fail(const char *what)
+__attribute__((unused, noreturn)) static void fail(const char *what)
 {
     printf("Bail out! %s\n", what);
     exit(1);
@@ -95,7 +95,7 @@ __attribute__((unused)) static bool guard_ok(struct dev *dev)
 /* n host doubles, standard normal times scale, exact in float. seed names the values. */
 __attribute__((unused)) static double *t_random(size_t n, double scale, uint32_t seed)
 {
-    double *x = keep_block(NULL, malloc((n + 1) * sizeof *x));
+    double *x = keep_block(NULL, calloc(n + 1, sizeof *x));
     for (size_t i = 0; i < n; i++)
         x[i] = (double)(float)(scale * (double)rng_normal(7, seed, i));
     return x;
@@ -131,8 +131,10 @@ __attribute__((unused)) static struct tensor t_tensor(struct dev *dev, const dou
 {
     if (ld == 0)
         ld = cols;
+    if (rows < 0 || cols < 0 || ld < cols || rows * ld > 1 << 28)
+        fail("a test tensor of impossible size");
     const size_t n = (size_t)(rows * ld);
-    float *tmp = malloc((n + 1) * sizeof *tmp);
+    float *tmp = calloc(n + 1, sizeof *tmp);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < ld; c++)
             tmp[r * ld + c] = c < cols ? (float)host[r * cols + c] : gap_value;
@@ -164,7 +166,7 @@ __attribute__((unused)) static float *t_values(struct dev *dev, const struct ten
 {
     const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
     const size_t n = (size_t)(rows * t->ld);
-    float *all = keep_block(NULL, malloc((n + 1) * sizeof *all));
+    float *all = keep_block(NULL, calloc(n + 1, sizeof *all));
     dev_download(dev, all, t->data, n * sizeof *all);
     bool is_clean = true;
     for (int64_t r = 0; r < rows; r++) {

@@ -80,9 +80,9 @@ void ref_xent(double *loss, double *dlogits, const double *logits, const int32_t
 void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n);
 void ref_adamw(double *p, double *m, double *v, const double *g, size_t n, bool decay,
                const struct step_ctl *ctl);
-/* One row. keep (V): which tokens the filters left, with their probabilities; the id drawn. */
-int ref_sample(double *keep, double *logp, const double *logits, int V,
-               const struct sample_row *row, const int32_t *recent, const int32_t *bias_id,
-               const float *bias);
+/* One row. p (V): the distribution after penalties and filters, 0 for tokens left out; u is the
+ * number drawn in [0,1). Returns the token. */
+int ref_sample(double *p, double u, const double *logits, int V, const struct sample_row *row,
+               const int32_t *recent, const int32_t *bias_id, const float *bias);
 
 #endif
