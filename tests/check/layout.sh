@@ -17,12 +17,12 @@ ok_none 'README.md has fewer than 200 lines' "$([ ! -f README.md ] || awk 'END {
 # Headers of lib from the bottom to the top: a file includes only what stands in its own line or
 # above, and within a line there are no circles.
 order='ground:   err buf rng io json threads
-data:     spm spm_train words utf8 encode records stream shard_format shard shard_write corpus batch
+data:     utf8 spm spm_train words merges vocab bpe encode records stream shard_format shard shard_write corpus batch
 numbers:  dtype tensor arena quant st_hash safetensors gguf
 backend:  dev ops
 model:    config config_json params acts state model forward backward step
 learn:    optim sched schedule train_opts train_meta ckpt train_ckpt run_dir run_log train_run train settings
-use:      eval sample stops prompts completion generate chat hf'
+use:      eval score question tasks sample stops prompts completion generate chat hf'
 layers=$(awk '{ for (i = 2; i <= NF; i++) print NR, $i }' <<<"$order")
 layer_of() { awk -v n="$1" '$2 == n { print $1 }' <<<"$layers"; }
 local_includes() { sed -nE 's/^#include "([a-z0-9_]+)\.h".*/\1/p' "$1"; }
@@ -70,7 +70,7 @@ ok_none 'no path of somebody'"'"'s machine is in a file' \
 
 # lib/cpu/X.c, kernels/X.cu and tests/ref/X.c mirror each other; X.c and X.h belong together.
 ok_none 'base names are unique' \
-    "$(pick '\.(c|h|cpp|sh|mk)$' | grep -vE '^tests/ref/' | sed -E 's,\.[a-z]+$,,' | sort -u | sed 's,.*/,,' | sort | uniq -d)"
+    "$(pick '\.(c|h|cpp|cu)$' | grep -vE '^(tests/ref|kernels)/' | sed -E 's,\.[a-z]+$,,' | sort -u | sed 's,.*/,,' | sort | uniq -d)"
 ok_none 'no built file is committed' "$(git ls-files -ci --exclude-standard 2>/dev/null)"
 
 lib=${HM_BUILD:-build/last}/libhm.a
