@@ -68,7 +68,7 @@ CPU_OBJ := $(ISAS:%=$(B)/cpu-%.o)
 CPU_OPT := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast
 OBJCOPY ?= objcopy
 
-REF_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/ref/*.c))
+REF_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/ref/*.c)) $(patsubst %.cpp,$(B)/%.o,$(wildcard tests/ref/*.cpp))
 TEST_SRC := $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/model/test_*.c)
 TEST_BIN := $(TEST_SRC:%.c=$(B)/%)
 TEST_SH  := $(wildcard tests/cli/*.bats tests/check/*.sh)

@@ -1,9 +1,9 @@
 /* encode: text to ids and back with a SentencePiece BPE model.
  *
  * The ids are SentencePiece's own wherever it carries the text losslessly. Bytes that it would lose
- * (invalid UTF-8, a literal U+2581) become byte pieces, so decode(encode(x)) == x for any bytes.
- * Control pieces (<s>, </s>, chat markers) never come from text. A struct tok is read-only once
- * open: threads may share it. */
+ * (invalid UTF-8, a literal U+2581, spaces where the model has no piece for one) become byte
+ * pieces, so decode(encode(x)) == x for any bytes. Control pieces (<s>, </s>, chat markers) never
+ * come from text. A struct tok is read-only once open: threads may share it. */
 #ifndef HM_ENCODE_H
 #define HM_ENCODE_H
 
@@ -12,8 +12,8 @@
 struct tok;
 
 /* Opens from a file (or "-"), or from the bytes of a model. The model must be BPE with byte
- * fallback, identity normalisation, no dummy prefix, whitespace kept, and the control ids of
- * config.h. */
+ * fallback, identity normalisation, no dummy prefix, whitespace kept, and the control ids
+ * of buf.h. */
 MUST_USE int tok_open(struct tok **t, const char *path, struct err *err);
 MUST_USE int tok_open_bytes(struct tok **t, const void *bytes, size_t n, struct err *err);
 void tok_close(struct tok *t);
@@ -29,8 +29,22 @@ int32_t tok_control(const struct tok *t, const char *piece);
 /* Appends the ids of n bytes of text. No <s> or </s> is added. */
 MUST_USE int tok_encode(const struct tok *t, const void *text, size_t n, struct ids *to,
                         struct err *err);
-/* Appends the bytes of n ids. Control ids decode to nothing. An id outside the vocabulary is an
- * error. */
+
+/* What one thread remembers of the words it has met: encoding then runs several times as fast. It
+ * serves one tokenizer. */
+struct tok_cache;
+MUST_USE int tok_cache_open(struct tok_cache **cache, struct err *err);
+void tok_cache_close(struct tok_cache *cache);
+/* tok_encode; cache may be NULL. */
+MUST_USE int tok_encode_cached(const struct tok *t, struct tok_cache *cache, const void *text,
+                               size_t n, struct ids *to, struct err *err);
+
+/* A place to cut text such that the ids of both parts, put together, are those of the whole: the
+ * last such place in 1..near, else the first after it, else n. So long texts can be shared out. */
+size_t tok_cut(const struct tok *t, const void *text, size_t n, size_t near);
+
+/* Appends the bytes of n ids. Control ids and <unk> decode to nothing. An id outside the vocabulary
+ * is an error. */
 MUST_USE int tok_decode(const struct tok *t, const int32_t *ids, size_t n, struct buf *to,
                         struct err *err);
 /* The bytes of one id, *n of them (0 for control ids); static to t. For streaming. */
