@@ -1,25 +1,20 @@
 /* model: a config, its weights on a device, and the passes over them.
  *
- *   training   model_loss (forward and, if asked, backward) over rows of a batch, then the
- * optimizer (optim.h) on the flat blocks, then model_refresh reading    model_read: any number of
- * tokens of one sequence into a slot of a state, T at a time decoding   model_step: one token each
- * of R sequences, row by row the same bits as alone
+ * - Training: model_loss (forward and, if asked, backward) over rows of a batch, then the optimizer
+ *   on the flat blocks, then model_refresh.
+ * - Reading: model_read takes any number of tokens of one sequence into a slot of a state, read_T
+ * at a time.
+ * - Decoding: model_step takes one token each of R sequences; a row's bits are those it has alone.
  *
  * All memory is planned and taken in model_open; no pass allocates. */
 #ifndef HM_MODEL_H
 #define HM_MODEL_H
 
-#include "arena.h"
+#include "acts.h"
 #include "batch.h"
 #include "ops.h"
 #include "params.h"
 #include "state.h"
-
-struct acts; /* activations kept and recomputed: acts.h */
-
-/* What is kept for the backward pass. BLOCK keeps each block's input and runs the block again; FULL
- * keeps the input of every ceil(sqrt(L))-th block only. All three give the same bits. */
-enum recompute { RECOMPUTE_NONE, RECOMPUTE_BLOCK, RECOMPUTE_FULL };
 
 struct model_opts {
     enum dtype product; /* what products read: DT_F32 or DT_BF16 */
@@ -36,13 +31,18 @@ struct model {
     struct model_opts opts;
     struct params params;
     struct dev *dev;       /* borrowed */
-    float *master;         /* flat f32 block in device memory; NULL when only handles are kept */
+    float *master;         /* flat f32 block in device memory; training only, else NULL */
     float *grad;           /* the same layout; training only */
+    struct tensor *value;  /* (params.n) f32 tensors on the device; data NULL where a matrix is kept
+                              as a handle only. In the master when training. Owned */
     struct weight *weight; /* (params.n) handles, of the matrices only; owned */
-    struct step_ctl *ctl;  /* device memory; training only */
+    float *head_norm;      /* (D) final norm / logits_scaling, for passes that return logits */
+    struct step_ctl *ctl;  /* device memory */
     struct acts *acts;     /* owned */
+    int32_t *host_pos;     /* max(read_T, step_R) positions on their way to the device; owned */
     void *block;           /* all device memory above, owned */
-    struct arena plan;     /* bytes by kind: what was taken */
+    struct arena plan;     /* bytes by kind: what was taken, MEM_WORK in dev->work */
+    uint64_t hash;         /* of the weights that model_set_weights was given */
 };
 
 /* Bytes by kind that model_open would take, workspace included; allocates nothing on the device. */
@@ -53,11 +53,13 @@ MUST_USE int model_open(struct model *m, const struct config *c, const struct mo
                         struct dev *dev, struct err *err);
 void model_close(struct model *m);
 
-/* Fills the master from a host block of params.count floats, and the handles from it. */
+/* Fills the master, where there is one, and the handles from a host block of params.count floats
+ * (params.h's layout). Takes memory for the largest matrix while it runs. */
 MUST_USE int model_set_weights(struct model *m, const float *host, struct err *err);
 /* Fills the handles again after the optimizer moved the master. */
 void model_refresh(struct model *m);
-/* XXH3 of config and weight bytes: what a saved state is checked against. */
+/* XXH3 of config and weights (in f32, whatever products read): what a saved state is checked
+ * against. */
 MUST_USE int model_hash(const struct model *m, uint64_t *hash, struct err *err);
 
 /* Forward over rows, adding loss and target counts to ctl (see step_ctl; the caller zeroes them and
@@ -79,8 +81,11 @@ MUST_USE int model_read(struct model *m, struct state *s, int slot, const int32_
 MUST_USE int model_step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
                         int R, struct tensor *logits, struct err *err);
 
-/* Floating-point operations of one token: forward, and forward + backward, at rows of T
- * (multiply-adds count 2). */
+/* Floating-point operations of one token at rows of T, multiply-adds counting 2: of the forward
+ * pass, and of forward, backward (twice that) and what is recomputed. Counted, a token: 2 a weight
+ * of every matrix product (the head's too); conv 2 K a channel; SSD, a head, with chunks of q =
+ * min(Q,T): q P within the chunk, 4 P N through the state, and q N a group for C B^T; attention, a
+ * head: 2 T P, half of T x T. Norms and elementwise work are left out. */
 double model_flops_fwd(const struct config *c, int T);
 double model_flops_train(const struct config *c, int T, enum recompute recompute);
 

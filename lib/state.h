@@ -32,6 +32,12 @@ MUST_USE int state_open(struct state *s, const struct config *c, struct dev *dev
                         int S, struct err *err);
 void state_free(struct state *s);
 
+/* One slot's part of a layer: taps (K-1,C); SSM state (H,P,N); keys and values (S,G*P). */
+float *state_taps(const struct state *s, int layer, int slot);
+float *state_ssm(const struct state *s, int layer, int slot);
+struct tensor state_keys(const struct state *s, int layer, int slot);
+struct tensor state_values(const struct state *s, int layer, int slot);
+
 void state_reset(struct state *s, int slot);
 /* Copies slot `from` of src into slot `to` of dst (same config; may be the same state). Only pos[]
  * positions of the cache are copied. */
@@ -40,7 +46,8 @@ MUST_USE int state_copy(struct state *dst, int to, const struct state *src, int 
 
 /* One slot as a safetensors file (format: hm-state(5)). ids: the tokens it has read, kept so that a
  * reader can show or undo them; model_hash: of weights and config, checked by load. state_load
- * needs S >= the stored positions. */
+ * needs S >= the stored positions, appends to *ids, and leaves the slot as it was where it fails.
+ */
 MUST_USE int state_save(const struct state *s, int slot, const int32_t *ids, size_t n_ids,
                         uint64_t model_hash, struct out *out, struct err *err);
 MUST_USE int state_load(struct state *s, int slot, struct ids *ids, uint64_t model_hash,

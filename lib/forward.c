@@ -1,0 +1,179 @@
+/* forward: embedding, blocks, head. The maths is Hugging Face's GraniteMoeHybrid:
+ *   h = embed[ids] * embedding_multiplier
+ *   h = h + residual_multiplier * mixer(rms(h)); h = h + residual_multiplier * mlp(rms(h))
+ *   logits = head(rms(h)) / logits_scaling */
+#include "forward.h"
+
+struct mamba_parts mamba_split(const struct config *c, const struct tensor *proj)
+{
+    const int64_t E = (int64_t)c->mamba_heads * c->mamba_head_dim;
+    const int64_t C = E + 2 * (int64_t)c->mamba_groups * c->N;
+    return (struct mamba_parts){tensor_slice(proj, 0, E), tensor_slice(proj, E, C),
+                                tensor_slice(proj, E + C, c->mamba_heads)};
+}
+
+struct ssd_in ssd_inputs(const struct model *m, int layer, const struct tensor *conv,
+                         const struct tensor *dt, const int32_t *seg, int B, int T)
+{
+    const struct config *c = &m->c;
+    const struct layer_params *lp = &m->params.layer[layer];
+    const int64_t E = (int64_t)c->mamba_heads * c->mamba_head_dim;
+    const int64_t GN = (int64_t)c->mamba_groups * c->N;
+    return (struct ssd_in){.x = tensor_slice(conv, 0, E),
+                           .dt = *dt,
+                           .bmat = tensor_slice(conv, E, GN),
+                           .cmat = tensor_slice(conv, E + GN, GN),
+                           .dt_bias = m->value[lp->dt_bias],
+                           .a_log = m->value[lp->a_log],
+                           .skip = m->value[lp->skip],
+                           .seg = seg,
+                           .B = B,
+                           .T = T,
+                           .H = c->mamba_heads,
+                           .P = c->mamba_head_dim,
+                           .N = c->N,
+                           .G = c->mamba_groups,
+                           .Q = c->Q};
+}
+
+struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l)
+{
+    const struct config *c = &p->m->c;
+    return (struct attn_in){.q = l->q,
+                            .k = l->k,
+                            .v = l->v,
+                            .seg = p->seg,
+                            .scale = c->attention_multiplier,
+                            .B = p->a->B,
+                            .T = p->a->T,
+                            .H = c->attn_heads,
+                            .P = c->head_dim,
+                            .G = c->kv_heads};
+}
+
+struct drop drop_of(const struct pass *p, int layer, int which)
+{
+    const struct model_opts *o = &p->m->opts;
+    return (struct drop){.p = p->is_dropping ? o->dropout : 0.0f,
+                         .site = (uint32_t)(layer * 4 + which),
+                         .first = (int64_t)p->micro * o->B * o->T * p->m->c.D};
+}
+
+/* to = from + residual_multiplier * drop(branch) */
+static void add_branch(const struct pass *p, int layer, int which, struct tensor *to,
+                       const struct tensor *from)
+{
+    const struct drop drop = drop_of(p, layer, which);
+    p->m->dev->ops->resid_fwd(p->m->dev, to, from, &p->a->branch, p->m->c.residual_multiplier,
+                              &drop, p->m->ctl);
+}
+
+void forward_embed(const struct pass *p)
+{
+    struct model *m = p->m;
+    m->dev->ops->embed_fwd(m->dev, &p->a->layer[0].x, p->a->ids, &m->weight[m->params.embed],
+                           m->c.embedding_multiplier);
+}
+
+static void mamba(const struct pass *p, int i)
+{
+    struct model *m = p->m;
+    const struct ops *ops = m->dev->ops;
+    struct layer_acts *l = &p->a->layer[i];
+    const struct layer_params *lp = &m->params.layer[i];
+    const int B = p->a->B, T = p->a->T;
+    float *taps = NULL, *last = NULL;
+    if (p->state) {
+        taps = state_taps(p->state, i, p->slot);
+        last = state_ssm(p->state, i, p->slot);
+    }
+    ops->linear_fwd(m->dev, &l->proj, &l->n1, &m->weight[lp->in_proj]);
+    const struct mamba_parts part = mamba_split(&m->c, &l->proj);
+    ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, &m->value[lp->conv_w], &m->value[lp->conv_b],
+                    p->seg, taps, B, T);
+    const struct ssd_in in = ssd_inputs(m, i, &l->conv, &part.dt, p->seg, B, T);
+    ops->ssd_fwd(m->dev, &l->y, l->delta, l->states, last, &in);
+    ops->gatenorm_fwd(m->dev, &l->g, l->rstd_g, &l->y, &part.z, &m->value[lp->gate_norm],
+                      m->c.norm_eps);
+}
+
+static void attention(const struct pass *p, int i)
+{
+    struct model *m = p->m;
+    const struct ops *ops = m->dev->ops;
+    struct layer_acts *l = &p->a->layer[i];
+    const struct layer_params *lp = &m->params.layer[i];
+    struct tensor k = l->k, v = l->v;
+    struct attn_in in = attn_inputs(p, l);
+    if (p->state) { /* keys and values go straight into the cache, and attention reads it */
+        const int64_t past = p->state->pos[p->slot], T = p->a->T;
+        const struct tensor kc = state_keys(p->state, i, p->slot);
+        const struct tensor vc = state_values(p->state, i, p->slot);
+        k = tensor_row_range(&kc, past, T);
+        v = tensor_row_range(&vc, past, T);
+        in.k = tensor_row_range(&kc, 0, past + T);
+        in.v = tensor_row_range(&vc, 0, past + T);
+        in.past = (int)past;
+    }
+    ops->linear_fwd(m->dev, &l->q, &l->n1, &m->weight[lp->q]);
+    ops->linear_fwd(m->dev, &k, &l->n1, &m->weight[lp->k]);
+    ops->linear_fwd(m->dev, &v, &l->n1, &m->weight[lp->v]);
+    if (m->c.use_rope) {
+        ops->rope(m->dev, &l->q, p->a->pos, m->c.attn_heads, m->c.rope_theta, false);
+        ops->rope(m->dev, &k, p->a->pos, m->c.kv_heads, m->c.rope_theta, false);
+    }
+    ops->attn_fwd(m->dev, &l->o, l->lse, &in);
+}
+
+void forward_block(const struct pass *p, int i, bool is_again)
+{
+    struct model *m = p->m;
+    struct dev *dev = m->dev;
+    const struct ops *ops = dev->ops;
+    struct layer_acts *l = &p->a->layer[i];
+    const struct layer_params *lp = &m->params.layer[i];
+    ops->rmsnorm_fwd(dev, &l->n1, l->rstd1, &l->x, &m->value[lp->norm1], m->c.norm_eps);
+    if (m->c.pattern[i] == 'm') {
+        mamba(p, i);
+        ops->linear_fwd(dev, &p->a->branch, &l->g, &m->weight[lp->out_proj]);
+    } else {
+        attention(p, i);
+        ops->linear_fwd(dev, &p->a->branch, &l->o, &m->weight[lp->o]);
+    }
+    add_branch(p, i, 0, &l->x2, &l->x);
+
+    ops->rmsnorm_fwd(dev, &l->n2, l->rstd2, &l->x2, &m->value[lp->norm2], m->c.norm_eps);
+    ops->linear_fwd(dev, &l->u, &l->n2, &m->weight[lp->mlp_in]);
+    ops->swiglu_fwd(dev, &l->s, &l->u);
+    p->a->live = i;
+    if (is_again)
+        return;
+    ops->linear_fwd(dev, &p->a->branch, &l->s, &m->weight[lp->mlp_out]);
+    add_branch(p, i, 1, &p->a->layer[i + 1].x, &l->x2);
+}
+
+void forward_norm(const struct pass *p, const struct tensor *w)
+{
+    struct model *m = p->m;
+    m->dev->ops->rmsnorm_fwd(m->dev, &p->a->h, p->a->rstd_h, &p->a->layer[m->c.L].x, w,
+                             m->c.norm_eps);
+}
+
+struct tensor forward_logits(const struct pass *p, int64_t row, int64_t n)
+{
+    struct model *m = p->m;
+    const struct tensor h = tensor_row_range(&p->a->h, row, n);
+    struct tensor logits = tensor_row_range(&p->a->logits, 0, n);
+    m->dev->ops->linear_fwd(m->dev, &logits, &h, &m->weight[m->params.head]);
+    return logits;
+}
+
+void forward_loss(const struct pass *p, float scale, struct step_ctl *ctl)
+{
+    struct acts *a = p->a;
+    const int64_t M = tensor_rows(&a->h), chunk = tensor_rows(&a->logits);
+    for (int64_t row = 0; row < M; row += chunk) {
+        struct tensor logits = forward_logits(p, row, M - row < chunk ? M - row : chunk);
+        p->m->dev->ops->xent(p->m->dev, a->loss + row, &logits, a->target + row, scale, ctl);
+    }
+}

@@ -1,0 +1,44 @@
+/* forward, backward: the passes over blocks that model_loss and model_read are made of. Internal to
+ * the model. */
+#ifndef HM_FORWARD_H
+#define HM_FORWARD_H
+
+#include "model.h"
+
+/* A pass under way; a is carved for it and holds its inputs. */
+struct pass {
+    struct model *m;
+    struct acts *a;
+    const int32_t *seg; /* (B,T) in device memory, NULL: one document */
+    int micro;          /* the micro-batch's number, for dropout */
+    bool is_dropping;
+    struct state *state; /* model_read: what the slot remembers is read and moved on; else NULL */
+    int slot;
+};
+
+/* The parts of one projection: z (M,E), xbc (M,E+2GN) and dt (M,H). */
+struct mamba_parts {
+    struct tensor z, xbc, dt;
+};
+struct mamba_parts mamba_split(const struct config *c, const struct tensor *proj);
+/* The SSD's inputs of an 'm' layer, B sequences of T: its views of conv's output and of dt. */
+struct ssd_in ssd_inputs(const struct model *m, int layer, const struct tensor *conv,
+                         const struct tensor *dt, const int32_t *seg, int B, int T);
+struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l);
+/* Where the branch of mixer (which 0) or MLP (1) is dropped. */
+struct drop drop_of(const struct pass *p, int layer, int which);
+
+void forward_embed(const struct pass *p);
+/* Block i: layer[i].x to layer[i+1].x. is_again: only what backward needs, so no output. */
+void forward_block(const struct pass *p, int i, bool is_again);
+/* The final norm with weights w (D): layer[L].x to h. */
+void forward_norm(const struct pass *p, const struct tensor *w);
+/* Logits of n rows of h from `row` on, in a->logits; n <= its rows. */
+struct tensor forward_logits(const struct pass *p, int64_t row, int64_t n);
+
+/* The head and its gradient chunk by chunk, then all blocks: adds to m->grad. */
+void backward(const struct pass *p);
+/* Losses only: into a->loss, and ctl's sums where ctl is not NULL. scale: of the logits. */
+void forward_loss(const struct pass *p, float scale, struct step_ctl *ctl);
+
+#endif

@@ -1,0 +1,135 @@
+/* passes: model_loss and model_read, over what forward.h offers; see model.h. */
+#include "forward.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int check_ids(const struct model *m, const int32_t *ids, size_t n, int32_t lowest,
+                     struct err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ids[i] < lowest || ids[i] >= m->c.V)
+            return err_set(err, NULL, "use the tokenizer that the model was trained with",
+                           "token id %d lies outside the model's vocabulary of %d", ids[i], m->c.V);
+    return 0;
+}
+
+static void upload_rows(const struct pass *p, const struct rows *rows)
+{
+    struct dev *dev = p->m->dev;
+    const size_t bytes = (size_t)rows->B * (size_t)rows->T * sizeof(int32_t);
+    dev_upload(dev, p->a->ids, rows->ids, bytes);
+    dev_upload(dev, p->a->target, rows->target, bytes);
+    dev_upload(dev, p->a->seg, rows->seg, bytes);
+    dev_upload(dev, p->a->pos, rows->pos, bytes);
+}
+
+static int check_rows(const struct model *m, const struct rows *rows, bool is_backward,
+                      struct err *err)
+{
+    const size_t M = (size_t)rows->B * (size_t)rows->T;
+    if (rows->B < 1 || rows->T < 1 || rows->B > m->opts.B || rows->T > m->opts.T)
+        return err_set(err, NULL, "open the model for larger micro-batches",
+                       "%d rows of %d positions, the model holds %d of %d", rows->B, rows->T,
+                       m->opts.B, m->opts.T);
+    if (is_backward && !m->opts.is_training)
+        return err_set(err, NULL, NULL, "the model was not opened for training");
+    TRY(check_ids(m, rows->ids, M, 0, err));
+    return check_ids(m, rows->target, M, -1, err);
+}
+
+int model_loss(struct model *m, const struct rows *rows, bool is_backward, int micro, float *loss,
+               struct err *err)
+{
+    TRY(check_rows(m, rows, is_backward, err));
+    acts_carve(m->acts, &m->c, m->dev->act_dtype, is_backward ? PASS_TRAIN : PASS_FORWARD,
+               m->opts.recompute, rows->B, rows->T);
+    const struct pass p = {
+        .m = m, .a = m->acts, .seg = m->acts->seg, .micro = micro, .is_dropping = is_backward};
+    upload_rows(&p, rows);
+    forward_embed(&p);
+    for (int i = 0; i < m->c.L; i++)
+        forward_block(&p, i, false);
+    forward_norm(&p, &m->value[m->params.final_norm]);
+    if (is_backward)
+        backward(&p);
+    else
+        forward_loss(&p, 1.0f / m->c.logits_scaling, m->ctl);
+    if (loss)
+        dev_download(m->dev, loss, m->acts->loss, (size_t)rows->B * (size_t)rows->T * sizeof *loss);
+    return 0;
+}
+
+/* --- reading --- */
+
+/* The logits after the piece's last id, which model_step would have given. */
+static void last_logits(const struct pass *p, float *logits)
+{
+    struct model *m = p->m;
+    const struct tensor h = tensor_row_range(&p->a->h, p->a->T - 1, 1);
+    struct tensor out = tensor_row_range(&p->a->logits, 0, 1);
+    m->dev->ops->linear_step(m->dev, &out, &h, &m->weight[m->params.head]);
+    dev_download(m->dev, logits, out.data, (size_t)m->c.V * sizeof *logits);
+}
+
+/* One piece of n <= read_T ids; host_pos has room for n. */
+static void read_piece(struct model *m, struct state *s, int slot, const int32_t *ids, int n,
+                       const int32_t *target, float *loss, float *logits, int32_t *host_pos)
+{
+    acts_carve(m->acts, &m->c, m->dev->act_dtype, PASS_FORWARD, m->opts.recompute, 1, n);
+    const struct pass p = {.m = m, .a = m->acts, .state = s, .slot = slot};
+    const size_t bytes = (size_t)n * sizeof *ids;
+    for (int i = 0; i < n; i++)
+        host_pos[i] = s->pos[slot] + i;
+    dev_upload(m->dev, p.a->ids, ids, bytes);
+    dev_upload(m->dev, p.a->pos, host_pos, bytes);
+    if (target)
+        dev_upload(m->dev, p.a->target, target, bytes);
+    forward_embed(&p);
+    for (int i = 0; i < m->c.L; i++)
+        forward_block(&p, i, false);
+    s->pos[slot] += n;
+    if (!target && !logits)
+        return;
+    const struct tensor w = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    forward_norm(&p, &w);
+    if (target) {
+        forward_loss(&p, 1.0f, NULL);
+        dev_download(m->dev, loss, p.a->loss, bytes);
+    }
+    if (logits)
+        last_logits(&p, logits);
+}
+
+static int check_read(const struct model *m, const struct state *s, int slot, size_t n,
+                      struct err *err)
+{
+    if (m->opts.read_T < 1)
+        return err_set(err, NULL, NULL, "the model was not opened for reading");
+    if (slot < 0 || slot >= s->n_slots)
+        return err_set(err, NULL, NULL, "the state has no slot %d", slot);
+    const size_t room = strchr(m->c.pattern, 't') ? (size_t)s->S : (size_t)INT32_MAX;
+    if (n > room - (size_t)s->pos[slot])
+        return err_set(err, NULL, "use a longer context, or a shorter text",
+                       "%zu more tokens do not fit: %d of %d positions are taken", n, s->pos[slot],
+                       s->S);
+    return 0;
+}
+
+int model_read(struct model *m, struct state *s, int slot, const int32_t *ids, size_t n,
+               const int32_t *target, float *loss, float *logits, struct err *err)
+{
+    TRY(check_read(m, s, slot, n, err));
+    TRY(check_ids(m, ids, n, 0, err));
+    if (target)
+        TRY(check_ids(m, target, n, -1, err));
+    for (size_t at = 0; at < n;) {
+        const size_t left = n - at, most = (size_t)m->opts.read_T;
+        const int take = (int)(left < most ? left : most);
+        const bool is_last = (size_t)take == left;
+        read_piece(m, s, slot, ids + at, take, target ? target + at : NULL,
+                   target ? loss + at : NULL, is_last ? logits : NULL, m->host_pos);
+        at += (size_t)take;
+    }
+    return 0;
+}
