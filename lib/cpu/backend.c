@@ -89,7 +89,10 @@ const struct ops CPU_OPS = {
     .conv1d_step = cpu_conv1d_step,
     .ssd_fwd = cpu_ssd_fwd,
     .ssd_bwd = cpu_ssd_bwd,
+    .ssd_step = cpu_ssd_step,
+    .mamba_step = cpu_mamba_step,
     .rope = cpu_rope,
     .attn_fwd = cpu_attn_fwd,
     .attn_bwd = cpu_attn_bwd,
+    .attn_step = cpu_attn_step,
 };

@@ -2,13 +2,15 @@
  *   y_t = silu(bias + sum_j w[j] x_{t-K+1+j}),
  * taps in another segment left out. A worker owns a range of channels for all of B and T, so the
  * sums over time of dw and dbias have one order whatever the number of workers. */
+#include "conv1d.h"
+
 #include "cpu_ops.h"
 #include "local.h"
 #include "vmath.h"
 
 #include <assert.h>
 
-enum { BLOCK = 128, MAX_TAPS = 16 };
+enum { BLOCK = 128, MAX_TAPS = CONV1D_MAX_TAPS };
 
 struct conv {
     const struct tensor *x, *w, *bias, *y; /* y: dy in the backward */
@@ -25,15 +27,16 @@ struct block {
     int c0, n, K;
 };
 
-static void load_block(struct block *blk, const struct conv *o, int c0, int n)
+static void load_block(struct block *blk, const struct tensor *weight, const struct tensor *biases,
+                       int c0, int n)
 {
-    const int K = (int)tensor_cols(o->w);
-    const float *bias = o->bias->data;
+    const int K = (int)tensor_cols(weight);
+    const float *bias = biases->data;
     blk->c0 = c0;
     blk->n = n;
     blk->K = K;
     for (int c = 0; c < n; c++) {
-        const float *w = row(o->w, c0 + c);
+        const float *w = row(weight, c0 + c);
         blk->bias[c] = bias[c0 + c];
         for (int j = 0; j < K; j++)
             blk->w[j][c] = w[j];
@@ -115,7 +118,7 @@ static void fwd_block(const struct conv *o, int c0, int n)
     struct block blk;
     float pre[BLOCK];
     const float *in[MAX_TAPS];
-    load_block(&blk, o, c0, n);
+    load_block(&blk, o->w, o->bias, c0, n);
     for (int b = 0; b < o->B; b++) {
         for (int t = 0; t < o->T; t++) {
             tap_inputs(in, o, &blk, b, t);
@@ -163,7 +166,7 @@ static void bwd_block(const struct conv *o, int c0, int n)
     struct block blk;
     struct sums sums = {0};
     float dpre[MAX_TAPS][BLOCK];
-    load_block(&blk, o, c0, n);
+    load_block(&blk, o->w, o->bias, c0, n);
     for (int b = 0; b < o->B; b++)
         for (int t = o->T - 1; t >= 0; t--) {
             const int64_t r = (int64_t)b * o->T + t;
@@ -184,25 +187,46 @@ static void bwd_block(const struct conv *o, int c0, int n)
     }
 }
 
-/* One token of each row: the history shifts by one. */
+/* One token of one row: history taps (K-1,C) from channel c0 on, input x from channel c0 on. */
+static void step_row(float *y, const float *taps, const float *x, const struct block *blk,
+                     int64_t C)
+{
+    float pre[BLOCK];
+    const float *in[MAX_TAPS];
+    for (int j = 0; j < blk->K - 1; j++)
+        in[j] = taps + j * C;
+    in[blk->K - 1] = x;
+    convolve(pre, blk, in);
+    silu(y, pre, blk->n);
+}
+
+void conv1d_shift(float *taps, const float *x, int n, int K, int64_t C)
+{
+    for (int j = 0; j < K - 1; j++)
+        memcpy(taps + j * C, j + 1 < K - 1 ? taps + (j + 1) * C : x, sizeof(float) * (size_t)n);
+}
+
+void conv1d_channels(float *y, const float *taps, const float *x, const struct tensor *w,
+                     const struct tensor *bias, int c0, int n)
+{
+    const int64_t C = tensor_rows(w);
+    struct block blk;
+    for (int c = 0; c < n; c += BLOCK) {
+        load_block(&blk, w, bias, c0 + c, n - c < BLOCK ? n - c : BLOCK);
+        step_row(y + c, taps + c0 + c, x + c0 + c, &blk, C);
+    }
+}
+
 static void step_block(const struct conv *o, int c0, int n)
 {
     struct block blk;
-    float pre[BLOCK];
-    const float *in[MAX_TAPS];
     const int64_t C = tensor_cols(o->x);
-    load_block(&blk, o, c0, n);
-    const int K1 = blk.K - 1;
+    load_block(&blk, o->w, o->bias, c0, n);
     for (int r = 0; r < o->rows->R; r++) {
-        float *taps = o->taps + (int64_t)o->rows->slot[r] * K1 * C + c0;
+        float *taps = o->taps + (int64_t)o->rows->slot[r] * (blk.K - 1) * C + c0;
         const float *x = row(o->x, r) + c0;
-        for (int j = 0; j < K1; j++)
-            in[j] = taps + j * C;
-        in[K1] = x;
-        convolve(pre, &blk, in);
-        silu(row(o->y, r) + c0, pre, n);
-        for (int j = 0; j < K1; j++)
-            memcpy(taps + j * C, j + 1 < K1 ? taps + (j + 1) * C : x, sizeof(float) * (size_t)n);
+        step_row(row(o->y, r) + c0, taps, x, &blk, C);
+        conv1d_shift(taps, x, n, blk.K, C);
     }
 }
 
@@ -259,5 +283,5 @@ void cpu_conv1d_step(struct dev *dev, struct tensor *y, float *taps, const struc
 {
     assert(tensor_cols(w) >= 1 && tensor_cols(w) <= MAX_TAPS);
     struct conv o = {.x = x, .w = w, .bias = bias, .y = y, .taps = taps, .rows = rows};
-    pool_run(pool_of(dev), step_share, &o);
+    run_sized(dev, rows->R * tensor_cols(x), step_share, &o);
 }

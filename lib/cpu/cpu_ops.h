@@ -80,6 +80,13 @@ void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct 
                  struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                  struct tensor *dskip, const struct tensor *dy, const float *delta,
                  const float *states, const struct ssd_in *in);
+void cpu_ssd_step(struct dev *dev, struct tensor *y, float *state, const struct ssd_in *in,
+                  const struct step_rows *rows);
+void cpu_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *state,
+                    const struct tensor *xbc, const struct tensor *z, const struct tensor *conv_w,
+                    const struct tensor *conv_b, const struct tensor *norm_w, float eps,
+                    const struct ssd_in *in, const struct step_rows *rows);
+size_t cpu_mamba_step_plan(const struct dev *dev, const struct sizes *s);
 size_t cpu_ssd_fwd_plan(const struct dev *dev, const struct sizes *s);
 size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s);
 
@@ -88,6 +95,10 @@ void cpu_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct at
 void cpu_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                   const struct tensor *dout, const struct tensor *o, const float *lse,
                   const struct attn_in *in);
+void cpu_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                   const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                   float scale, int H, int P, int G, const struct step_rows *rows);
+size_t cpu_attn_step_plan(const struct dev *dev, const struct sizes *s);
 size_t cpu_attn_fwd_plan(const struct dev *dev, const struct sizes *s);
 size_t cpu_attn_bwd_plan(const struct dev *dev, const struct sizes *s);
 

@@ -101,20 +101,15 @@ void mm_atb(struct mat c, struct mat a, struct mat b, int m, int n, int k, bool 
     product(&(struct operands){c.p, a.p, b.p, c.ld, 1, a.ld, b.ld, k, add}, m, n);
 }
 
-typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int quad_index __attribute__((vector_size(16)));
-
 static void transpose_4x4(float *to, int64_t ldt, const float *from, int64_t ldf)
 {
-    const quad r0 = *(const quad *)from, r1 = *(const quad *)(from + ldf);
-    const quad r2 = *(const quad *)(from + 2 * ldf), r3 = *(const quad *)(from + 3 * ldf);
-    const quad_index low = {0, 4, 1, 5}, high = {2, 6, 3, 7};
-    const quad a = __builtin_shuffle(r0, r2, low), b = __builtin_shuffle(r1, r3, low);
-    const quad c = __builtin_shuffle(r0, r2, high), d = __builtin_shuffle(r1, r3, high);
-    *(quad *)to = __builtin_shuffle(a, b, low);
-    *(quad *)(to + ldt) = __builtin_shuffle(a, b, high);
-    *(quad *)(to + 2 * ldt) = __builtin_shuffle(c, d, low);
-    *(quad *)(to + 3 * ldt) = __builtin_shuffle(c, d, high);
+    quad a = quad_load(from), b = quad_load(from + ldf);
+    quad c = quad_load(from + 2 * ldf), d = quad_load(from + 3 * ldf);
+    quad_transpose(&a, &b, &c, &d);
+    quad_store(to, a);
+    quad_store(to + ldt, b);
+    quad_store(to + 2 * ldt, c);
+    quad_store(to + 3 * ldt, d);
 }
 
 void mm_transpose(struct mat to, struct mat from, int rows, int cols)

@@ -23,9 +23,11 @@ size_t cpu_plan(const struct dev *dev, enum op op, const struct sizes *s)
         return cpu_sample_plan(dev, s);
 
     case OP_SSD:
-        return larger(cpu_ssd_fwd_plan(dev, s), cpu_ssd_bwd_plan(dev, s));
+        return larger(larger(cpu_ssd_fwd_plan(dev, s), cpu_ssd_bwd_plan(dev, s)),
+                      cpu_mamba_step_plan(dev, s));
     case OP_ATTN:
-        return larger(cpu_attn_fwd_plan(dev, s), cpu_attn_bwd_plan(dev, s));
+        return larger(larger(cpu_attn_fwd_plan(dev, s), cpu_attn_bwd_plan(dev, s)),
+                      cpu_attn_step_plan(dev, s));
     default:
         return 0;
     }

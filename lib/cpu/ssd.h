@@ -38,6 +38,18 @@ void ssd_load_head(struct ssd_chunk *ch, const struct ssd_in *in, const float *d
  * columns [0,t1): 0 where u > t or in another document. */
 void ssd_decay_tile(struct mat to, const struct ssd_chunk *ch, int t0, int t1);
 
+/* --- one token --- */
+
+struct ssd_token {
+    const float *b, *c; /* (N) */
+    float delta, decay, skip;
+};
+
+/* delta, decay and skip of head h of row r. */
+void ssd_step_sizes(struct ssd_token *k, const struct ssd_in *in, int r, int h);
+/* y (P) of a head, whose state (P,N) is advanced; x (P). */
+void ssd_step_head(float *y, float *state, const float *x, const struct ssd_token *k, int P, int N);
+
 static inline int ssd_chunks(const struct ssd_in *in)
 {
     return (in->T + in->Q - 1) / in->Q;

@@ -48,15 +48,58 @@ static inline vec vec_all(float x)
     return x - (vec){0};
 }
 
-/* Sum of the lanes, by halves: always the same order. */
+typedef float quad __attribute__((vector_size(16), may_alias));
+typedef float quad_any __attribute__((vector_size(16), aligned(4), may_alias));
+
+static inline quad quad_load(const float *p)
+{
+    return *(const quad_any *)p;
+}
+
+static inline void quad_store(float *p, quad v)
+{
+    *(quad_any *)p = v;
+}
+
+/* Rows a b c d of a 4 x 4 matrix become its columns. */
+static inline void quad_transpose(quad *a, quad *b, quad *c, quad *d)
+{
+    const quad ac_low = __builtin_shufflevector(*a, *c, 0, 4, 1, 5);
+    const quad bd_low = __builtin_shufflevector(*b, *d, 0, 4, 1, 5);
+    const quad ac_high = __builtin_shufflevector(*a, *c, 2, 6, 3, 7);
+    const quad bd_high = __builtin_shufflevector(*b, *d, 2, 6, 3, 7);
+    *a = __builtin_shufflevector(ac_low, bd_low, 0, 4, 1, 5);
+    *b = __builtin_shufflevector(ac_low, bd_low, 2, 6, 3, 7);
+    *c = __builtin_shufflevector(ac_high, bd_high, 0, 4, 1, 5);
+    *d = __builtin_shufflevector(ac_high, bd_high, 2, 6, 3, 7);
+}
+
+/* Lanes whose numbers agree modulo 4, added. */
+static inline quad vec_fold(vec v)
+{
+#if defined(__AVX512F__)
+    return (__builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7)) +
+           (__builtin_shufflevector(v, v, 8, 9, 10, 11) +
+            __builtin_shufflevector(v, v, 12, 13, 14, 15));
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+    return v;
+#endif
+}
+
+/* The sums of the lanes of four vectors. Each is summed in the order of vec_sum. */
+static inline quad vec_sum4(vec a, vec b, vec c, vec d)
+{
+    quad q0 = vec_fold(a), q1 = vec_fold(b), q2 = vec_fold(c), q3 = vec_fold(d);
+    quad_transpose(&q0, &q1, &q2, &q3);
+    return (q0 + q1) + (q2 + q3);
+}
+
 static inline float vec_sum(vec v)
 {
-    float lanes[VL];
-    vec_store(lanes, v);
-    for (int half = VL / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; i++)
-            lanes[i] += lanes[i + half];
-    return lanes[0];
+    const quad q = vec_fold(v);
+    return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 #endif

@@ -3,6 +3,7 @@
 #define HM_DOCS_TEST_H
 
 #include "ops_test.h"
+#include "threads.h"
 
 /* How the documents of a row lie; the second row of a batch is cut elsewhere. */
 enum docs {
@@ -54,6 +55,36 @@ __attribute__((unused)) static int docs_end(const int32_t *seg, int b, int t, in
     while (end < T && (!seg || seg[b * T + end] == seg[b * T + t]))
         end++;
     return end;
+}
+
+/* Token t of each of R sequences that lie in t_all (R*T rows) one after the other, as R rows. */
+__attribute__((unused)) static struct tensor t_token(const struct tensor *t_all, int t, int R,
+                                                     int T)
+{
+    struct tensor rows = tensor_row_range(t_all, t, R);
+    rows.ld *= T;
+    return rows;
+}
+
+/* Whether n floats of device memory equal those that the same instruction set gave with another
+ * number of threads; the devices come as each_device has them. which (0 to 3) tells results apart.
+ */
+__attribute__((unused)) static bool same_as_with_1_thread(struct dev *dev, int which,
+                                                          const float *p, size_t n)
+{
+    static float *kept[4];
+    float *now = malloc(n * sizeof *now);
+    dev_download(dev, now, p, n * sizeof *now);
+    if (pool_size(cpu_pool(dev)) == 1) {
+        free(kept[which]);
+        kept[which] = now;
+        return true;
+    }
+    const bool is_same = memcmp(kept[which], now, n * sizeof *now) == 0;
+    free(now);
+    free(kept[which]);
+    kept[which] = NULL;
+    return is_same;
 }
 
 /* Equal to the bit. */

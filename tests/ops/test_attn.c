@@ -130,12 +130,108 @@ static void check_shape(struct dev *dev, const struct shape *s)
     ok(guard_ok(dev), "%s: workspace as planned", at);
 }
 
+/* Tokens [t,t+n) of a one-row device, as an own sequence. */
+static struct device part_of(const struct device *d, int t, int n)
+{
+    struct device p = *d;
+    p.in.q = tensor_row_range(&d->in.q, t, n);
+    p.in.k = tensor_row_range(&d->in.k, t, n);
+    p.in.v = tensor_row_range(&d->in.v, t, n);
+    p.in.seg = NULL;
+    p.in.T = n;
+    p.o = tensor_row_range(&d->o, t, n);
+    p.dout = tensor_row_range(&d->dout, t, n);
+    for (int i = 0; i < 3; i++)
+        p.grad[i] = tensor_row_range(&d->grad[i], t, n);
+    return p;
+}
+
+/* Packed documents equal separate ones. */
+static void check_packed(struct dev *dev)
+{
+    const struct shape s = {1, 170, 4, 32, 2, DOCS_MIXED, 0, 0};
+    struct host h;
+    fill(&h, &s);
+    struct device packed = upload(dev, &h), apart = upload(dev, &h);
+    reserve_for(dev, &s);
+    run(dev, &packed);
+    for (int t = 0, end; t < s.T; t = end) {
+        end = docs_end(h.seg, 0, t, s.T);
+        struct device one = part_of(&apart, t, end - t);
+        run(dev, &one);
+    }
+    const float *o = t_values(dev, &packed.o);
+    for (size_t i = 0; i < h.n[0]; i++)
+        h.o[i] = o[i];
+    ok_within(t_error(dev, &apart.o, h.o), 1e-6, "%s: packed documents: o", dev->name);
+    for (int k = 0; k < 3; k++) {
+        const float *g = t_values(dev, &packed.grad[k]);
+        for (size_t i = 0; i < h.n[k]; i++)
+            h.grad[k][i] = g[i];
+        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), 2e-6,
+                  "%s: packed documents: gradient %d", dev->name, k);
+    }
+}
+
+/* Three rows decode from position 0 on, in slots 4, 0, 2 of 5. */
+static void check_steps(struct dev *dev, const struct shape *s)
+{
+    const int32_t slot[3] = {4, 0, 2};
+    const int GP = s->G * s->P, S = s->T + 2;
+    struct host h;
+    fill(&h, s);
+    struct device d = upload(dev, &h), alone = upload(dev, &h);
+    struct tensor cache[4];
+    for (int i = 0; i < 4; i++) {
+        cache[i] = t_garbage(dev, 5 * S, GP, GP + i % 2);
+        cache[i].n_dims = 3;
+        cache[i].dim[0] = 5;
+        cache[i].dim[1] = S;
+        cache[i].dim[2] = GP;
+    }
+    const int32_t *slots = t_upload(dev, slot, sizeof slot);
+    reserve_for(dev, s);
+    for (int t = 0; t < s->T; t++) {
+        const int32_t pos[3] = {t, t, t}, *dpos = t_upload(dev, pos, sizeof pos);
+        const struct tensor q = t_token(&d.t[0], t, 3, s->T), k = t_token(&d.t[1], t, 3, s->T);
+        const struct tensor v = t_token(&d.t[2], t, 3, s->T);
+        struct tensor o = t_token(&d.o, t, 3, s->T);
+        dev->ops->attn_step(dev, &o, &cache[0], &cache[1], &q, &k, &v, (float)h.scale, s->H, s->P,
+                            s->G, &(struct step_rows){slots, dpos, 3});
+        for (int r = 0; r < 3; r++) {
+            const struct tensor q1 = tensor_row_range(&d.t[0], r * s->T + t, 1);
+            const struct tensor k1 = tensor_row_range(&d.t[1], r * s->T + t, 1);
+            const struct tensor v1 = tensor_row_range(&d.t[2], r * s->T + t, 1);
+            struct tensor o1 = tensor_row_range(&alone.o, r * s->T + t, 1);
+            dev->ops->attn_step(dev, &o1, &cache[2], &cache[3], &q1, &k1, &v1, (float)h.scale, s->H,
+                                s->P, s->G, &(struct step_rows){slots + r, dpos + r, 1});
+        }
+    }
+    const struct ref_attn in = ref_in(&h);
+    ref_attn_fwd(h.o, h.lse, &in);
+    ok_within(t_error(dev, &d.o, h.o), 1e-6, "%s: step by step", dev->name);
+    ok(t_same(dev, &d.o, &alone.o), "%s: a row's bits do not depend on its neighbours", dev->name);
+    ok(same_as_with_1_thread(dev, s->P == 32, d.o.data, (size_t)d.o.ld * (size_t)(3 * s->T)),
+       "%s: nor on threads", dev->name);
+    ok(guard_ok(dev), "%s: workspace of steps as planned", dev->name);
+    /* the cache of the first row, as attn_fwd may read it later */
+    struct tensor rows = tensor_row_range(&cache[1], slot[0] * S, s->T);
+    ok_within(t_error(dev, &rows, h.in[2]), 0, "%s: values in the cache", dev->name);
+    rows = tensor_row_range(&cache[0], slot[1] * S, s->T);
+    ok_within(t_error(dev, &rows, h.in[1] + s->T * GP), 0, "%s: keys in the cache", dev->name);
+}
+
 static void check(struct dev *dev)
 {
     for (int i = 0; i < N_SHAPES; i++) {
         check_shape(dev, &shapes[i]);
         free_all();
     }
+    check_packed(dev);
+    free_all();
+    check_steps(dev, &(struct shape){3, 75, 6, 32, 2, DOCS_NONE, 1, 0});
+    free_all();
+    check_steps(dev, &(struct shape){3, 40, 3, 22, 3, DOCS_NONE, 0, 0});
 }
 
 static double objective(void *ctx)

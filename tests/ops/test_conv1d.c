@@ -131,9 +131,7 @@ static void check_steps(struct dev *dev)
     struct tensor alone = t_garbage(dev, s.B * s.T, s.C, s.C + s.gap);
     const int32_t *slots = t_upload(dev, slot, sizeof slot);
     for (int t = 0; t < s.T; t++) {
-        struct tensor x = tensor_row_range(&d.x, t, 3), y = tensor_row_range(&d.y, t, 3);
-        x.ld *= s.T; /* row r is token t of sequence r */
-        y.ld *= s.T;
+        struct tensor x = t_token(&d.x, t, 3, s.T), y = t_token(&d.y, t, 3, s.T);
         dev->ops->conv1d_step(dev, &y, taps.data, &x, &d.w, &d.bias,
                               &(struct step_rows){slots, NULL, 3});
         for (int r = 0; r < 3; r++) {

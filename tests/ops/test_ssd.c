@@ -145,12 +145,135 @@ static void check_shape(struct dev *dev, const struct shape *s)
     ok(is_same, "%s: the same bits again", at);
 }
 
+/* Tokens [t,t+n) of a one-row device, as an own sequence without documents. */
+static struct device part_of(const struct device *d, int t, int n)
+{
+    struct device p = *d;
+    p.in.x = tensor_row_range(&d->in.x, t, n);
+    p.in.dt = tensor_row_range(&d->in.dt, t, n);
+    p.in.bmat = tensor_row_range(&d->in.bmat, t, n);
+    p.in.cmat = tensor_row_range(&d->in.cmat, t, n);
+    p.in.seg = NULL;
+    p.in.T = n;
+    p.y = tensor_row_range(&d->y, t, n);
+    p.dy = tensor_row_range(&d->dy, t, n);
+    for (int i = 0; i < 4; i++)
+        p.grad[i] = tensor_row_range(&d->grad[i], t, n);
+    return p;
+}
+
+/* A sequence read in pieces with a carried state equals one piece, the state left too. */
+static void check_pieces(struct dev *dev)
+{
+    const struct shape s = {1, 150, 4, 32, 20, 2, 32, DOCS_NONE, 2};
+    const int cuts[] = {0, 1, 33, 65, 150}, size = s.H * s.P * s.N;
+    struct host h;
+    fill(&h, &s);
+    double *last = t_random((size_t)size, 1, 30);
+    struct tensor state = t_tensor(dev, last, s.H, s.P * s.N, 0);
+    struct device d = upload(dev, &h);
+    const struct ref_ssd in = ref_in(&h);
+    ref_ssd_fwd(h.y, last, &in);
+    reserve_for(dev, &s);
+    for (int i = 0; i < 4; i++) {
+        struct device piece = part_of(&d, cuts[i], cuts[i + 1] - cuts[i]);
+        forward(dev, &piece, state.data);
+    }
+    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: read in pieces", dev->name);
+    ok_within(t_error(dev, &state, last), 1e-6, "%s: state left by pieces", dev->name);
+}
+
+/* Packed documents equal separate ones, forward and backward. */
+static void check_packed(struct dev *dev)
+{
+    const struct shape s = {1, 170, 4, 16, 32, 2, 48, DOCS_MIXED, 0};
+    struct host h;
+    fill(&h, &s);
+    struct device packed = upload(dev, &h), apart = upload(dev, &h);
+    reserve_for(dev, &s);
+    forward(dev, &packed, NULL);
+    backward(dev, &packed);
+    for (int t = 0, end; t < s.T; t = end) {
+        end = docs_end(h.seg, 0, t, s.T);
+        struct device one = part_of(&apart, t, end - t);
+        forward(dev, &one, NULL);
+        backward(dev, &one);
+    }
+    const float *y = t_values(dev, &packed.y);
+    for (size_t i = 0; i < h.n[0]; i++)
+        h.y[i] = y[i];
+    ok_within(t_error(dev, &apart.y, h.y), 1e-6, "%s: packed documents: y", dev->name);
+    for (int k = 0; k < N_IN; k++) {
+        const float *g = t_values(dev, &packed.grad[k]);
+        for (size_t i = 0; i < h.n[k]; i++)
+            h.grad[k][i] = g[i];
+        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), k < 4 ? 5e-6 : 2e-5,
+                  "%s: packed documents: gradient %d", dev->name, k);
+    }
+}
+
+/* Token t of each row, with the parameters. */
+static struct ssd_in token_in(const struct device *d, int t, int first, int R)
+{
+    struct ssd_in in = d->in;
+    struct tensor *const view[4] = {&in.x, &in.dt, &in.bmat, &in.cmat};
+    for (int i = 0; i < 4; i++) {
+        *view[i] = t_token(view[i], t + first * d->in.T, R, d->in.T);
+    }
+    in.B = R;
+    in.T = 1;
+    return in;
+}
+
+/* Three rows decode in slots 4, 0, 2 of 5. */
+static void check_steps(struct dev *dev, const struct shape *s)
+{
+    const int32_t slot[3] = {4, 0, 2};
+    const int PN = s->H * s->P * s->N;
+    struct host h;
+    fill(&h, s);
+    struct device d = upload(dev, &h), alone = upload(dev, &h);
+    double *state = t_random((size_t)(5 * PN), 1, 40);
+    double *last = t_zeros((size_t)(3 * PN));
+    for (int r = 0; r < 3; r++)
+        memcpy(last + r * PN, state + slot[r] * PN, sizeof *last * (size_t)PN);
+    struct tensor device_state = t_tensor(dev, state, 5, PN, 0);
+    struct tensor alone_state = t_tensor(dev, state, 5, PN, 0);
+    const int32_t *slots = t_upload(dev, slot, sizeof slot);
+    for (int t = 0; t < s->T; t++) {
+        const struct ssd_in in = token_in(&d, t, 0, 3);
+        struct tensor y = t_token(&d.y, t, 3, s->T);
+        dev->ops->ssd_step(dev, &y, device_state.data, &in, &(struct step_rows){slots, NULL, 3});
+        for (int r = 0; r < 3; r++) {
+            const struct ssd_in in1 = token_in(&alone, t, r, 1);
+            struct tensor y1 = tensor_row_range(&alone.y, r * s->T + t, 1);
+            dev->ops->ssd_step(dev, &y1, alone_state.data, &in1,
+                               &(struct step_rows){slots + r, NULL, 1});
+        }
+    }
+    const struct ref_ssd in = ref_in(&h);
+    ref_ssd_fwd(h.y, last, &in);
+    for (int r = 0; r < 3; r++)
+        memcpy(state + slot[r] * PN, last + r * PN, sizeof *last * (size_t)PN);
+    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: step by step: y", dev->name);
+    ok_within(t_error(dev, &device_state, state), 1e-6, "%s: step by step: all slots", dev->name);
+    ok(t_same(dev, &d.y, &alone.y) && t_same(dev, &device_state, &alone_state),
+       "%s: a row's bits do not depend on its neighbours", dev->name);
+    ok(same_as_with_1_thread(dev, s->N == 64, device_state.data, (size_t)(5 * PN)),
+       "%s: nor on threads", dev->name);
+}
+
 static void check(struct dev *dev)
 {
     for (int i = 0; i < N_SHAPES; i++) {
         check_shape(dev, &shapes[i]);
         free_all();
     }
+    check_pieces(dev);
+    check_packed(dev);
+    free_all();
+    check_steps(dev, &(struct shape){3, 11, 4, 64, 64, 2, 64, DOCS_NONE, 1});
+    check_steps(dev, &(struct shape){3, 4, 2, 18, 37, 1, 64, DOCS_NONE, 0});
 }
 
 /* --- the reference's gradient --- */
