@@ -1,0 +1,141 @@
+/* train_plan: see train_plan.h. */
+#include "train_plan.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The number after `key` in a file of lines, or the first number where key is "". NAN: none. */
+static double number_in(const char *path, const char *key)
+{
+    char line[256];
+    double value = NAN;
+    FILE *f = fopen(path, "re");
+    while (f && isnan(value) && fgets(line, sizeof line, f)) {
+        char *end;
+        const char *at = line + strlen(key);
+        if (strncmp(line, key, strlen(key)) != 0)
+            continue;
+        const double v = strtod(at, &end);
+        if (end != at)
+            value = v;
+    }
+    if (f)
+        fclose(f);
+    return value;
+}
+
+double train_memory_free(void)
+{
+    const double machine = number_in("/proc/meminfo", "MemAvailable:") * 1024;
+    /* cached files of the group can be dropped, so only anonymous memory counts against it */
+    const double group = number_in("/sys/fs/cgroup/memory.max", "") -
+                         number_in("/sys/fs/cgroup/memory.stat", "anon ");
+    const double least = fmin(machine, group); /* fmin takes the one that is a number */
+    return least > 0 ? least : 0;
+}
+
+static int plan_bytes(const struct train_head *h, const struct dev *dev, struct arena *plan,
+                      struct err *err)
+{
+    *plan = (struct arena){0};
+    return train_plan(&h->c, &h->opts, dev, plan, err);
+}
+
+/* --- what would fit --- */
+
+/* Finds the cheapest change after which the run fits: less kept and more computed again, or smaller
+ * micro-batches that make up the same step. *is_found false: there is none. */
+static int find_fit(struct train_head *h, const struct dev *dev, double free_bytes, bool *is_found,
+                    struct arena *plan, struct err *err)
+{
+    const int64_t rows = h->opts.batch * h->opts.accum, largest = h->opts.batch;
+    *is_found = false;
+    for (; h->opts.recompute <= RECOMPUTE_FULL; h->opts.recompute++)
+        for (int64_t b = largest; b >= 1; b--) {
+            if (rows % b != 0)
+                continue;
+            h->opts.batch = b;
+            h->opts.accum = rows / b;
+            TRY(plan_bytes(h, dev, plan, err));
+            *is_found = (double)plan->used <= free_bytes;
+            if (*is_found)
+                return 0;
+        }
+    return 0;
+}
+
+int train_plan_check(const struct train_head *h, const struct dev *dev, double free_bytes,
+                     struct err *err)
+{
+    struct arena plan, less;
+    struct train_head other = *h;
+    bool is_found;
+    char needs[32], has[32], mend[256], then[32];
+    static const char *const names[] = {"none", "block", "full"};
+    TRY(plan_bytes(h, dev, &plan, err));
+    if (free_bytes <= 0 || (double)plan.used <= free_bytes)
+        return 0;
+    TRY(find_fit(&other, dev, free_bytes, &is_found, &less, err));
+    if (is_found)
+        snprintf(mend, sizeof mend, "with --recompute=%s --batch=%lld --accum=%lld it needs %s",
+                 names[other.opts.recompute], (long long)other.opts.batch,
+                 (long long)other.opts.accum, cli_bytes(then, sizeof then, (double)less.used));
+    else
+        snprintf(mend, sizeof mend,
+                 "choose a smaller model or --context; even --recompute=full --batch=1 needs %s",
+                 cli_bytes(then, sizeof then, (double)less.used));
+    return err_set(err, NULL, mend, "the run needs %s of memory, but %s are free",
+                   cli_bytes(needs, sizeof needs, (double)plan.used),
+                   cli_bytes(has, sizeof has, free_bytes));
+}
+
+/* --- --plan --- */
+
+static void print_count(const char *item, double value, const char *unit)
+{
+    char text[32];
+    printf("%s,%.0f,%s,%s\n", item, value, unit, cli_count(text, sizeof text, value));
+}
+
+static void print_bytes(const char *item, double value)
+{
+    char text[32];
+    printf("%s,%.0f,bytes,%s\n", item, value, cli_bytes(text, sizeof text, value));
+}
+
+static void print_memory(const struct arena *plan)
+{
+    char item[64];
+    for (int kind = 0; kind < MEM_KINDS; kind++) {
+        if (plan->by_kind[kind] == 0)
+            continue;
+        snprintf(item, sizeof item, "memory %s", mem_kind_name((enum mem_kind)kind));
+        print_bytes(item, (double)plan->by_kind[kind]);
+    }
+    print_bytes("memory total", (double)plan->used);
+}
+
+int train_plan_print(const struct train_head *h, const struct dev *dev, struct err *err)
+{
+    struct arena plan;
+    struct params p;
+    struct err advice = {0};
+    const double free_bytes = train_memory_free();
+    const int T = h->c.max_positions;
+    TRY(plan_bytes(h, dev, &plan, err));
+    TRY(params_open(&p, &h->c, err));
+    printf("item,value,unit,readable\n");
+    print_count("parameters", (double)p.n_values, "parameters");
+    params_free(&p);
+    print_count("tokens a step", (double)train_step_tokens(&h->opts, &h->c), "tokens");
+    print_count("forward", model_flops_fwd(&h->c, T), "flop/token");
+    print_count("training", model_flops_train(&h->c, T, (enum recompute)h->opts.recompute),
+                "flop/token");
+    print_memory(&plan);
+    if (free_bytes > 0)
+        print_bytes("memory free", free_bytes);
+    const bool fits = train_plan_check(h, dev, free_bytes, &advice) == 0;
+    printf("fits,%d,,%s\n", fits, fits ? "yes" : advice.mend);
+    return 0;
+}
