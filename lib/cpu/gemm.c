@@ -17,10 +17,12 @@ enum {
     CACHE_SIZE = 128 /* shapes that a worker remembers */
 };
 
-/* Everything that a compiled bf16 product depends on: the key of the cache. */
+/* Everything that a compiled product depends on: the key of the cache. type: of A and B, whose
+ * storage is dense. */
 struct shape {
     int64_t m, n, k, ldc;
-    int trans_a, trans_b, add, is_set;
+    int trans_a, trans_b, add;
+    dnnl_data_type_t type;
 };
 
 struct product {
@@ -160,8 +162,8 @@ static bool product_make(struct gemm_seat *seat, struct product *p, const struct
         (seat->engine || dnnl_engine_create(&seat->engine, dnnl_cpu, 0) == dnnl_success) &&
         (seat->stream || dnnl_stream_create(&seat->stream, seat->engine,
                                             dnnl_stream_default_flags) == dnnl_success) &&
-        matrix_of(&a, dnnl_bf16, s->m, s->k, s->trans_a ? s->m : s->k, s->trans_a) &&
-        matrix_of(&b, dnnl_bf16, s->k, s->n, s->trans_b ? s->k : s->n, s->trans_b) &&
+        matrix_of(&a, s->type, s->m, s->k, s->trans_a ? s->m : s->k, s->trans_a) &&
+        matrix_of(&b, s->type, s->k, s->n, s->trans_b ? s->k : s->n, s->trans_b) &&
         matrix_of(&c, dnnl_f32, s->m, s->n, s->ldc, false) &&
         dnnl_primitive_attr_create(&attr) == dnnl_success &&
         dnnl_post_ops_create(&post) == dnnl_success &&
@@ -192,10 +194,11 @@ static struct product *product_of(struct gemm_seat *seat, const struct shape *s)
     return p;
 }
 
-/* One block by oneDNN: g's operands are packed bf16. False: oneDNN could not. */
-static bool bf16_product(struct gemm_seat *seat, const struct gemm *g, void *a, void *b)
+/* g's product by oneDNN, its operands packed in a and b. False: oneDNN could not. */
+static bool run_product(struct gemm_seat *seat, const struct gemm *g, dnnl_data_type_t type,
+                        void *a, void *b)
 {
-    const struct shape s = {g->m, g->n, g->k, g->ldc, g->trans_a, g->trans_b, g->add, 1};
+    const struct shape s = {g->m, g->n, g->k, g->ldc, g->trans_a, g->trans_b, g->add, type};
     struct product *p = product_of(seat, &s);
     if (!p || dnnl_memory_set_data_handle(p->a, a) != dnnl_success ||
         dnnl_memory_set_data_handle(p->b, b) != dnnl_success ||
@@ -218,7 +221,7 @@ static void block_product(struct gemm_seat *seat, const struct gemm *part, bool 
         pack(b, to_bf16, part->b, part->b_dtype, part->trans_b ? part->n : part->k,
              part->trans_b ? part->k : part->n, part->ldb);
     if (seat) {
-        if (!bf16_product(seat, part, a, b))
+        if (!run_product(seat, part, dnnl_bf16, a, b))
             block_product(NULL, part, false, a, b);
         return;
     }

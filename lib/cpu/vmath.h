@@ -42,11 +42,11 @@ static inline float vsilu(float x)
     return x * vsigmoid(x);
 }
 
-/* d silu(x) / dx */
+/* d silu(x) / dx. 1 - s is taken as e^-x s, which does not cancel where s is near 1. */
 static inline float vsilu_grad(float x)
 {
-    const float s = vsigmoid(x);
-    return s * (1.0f + x * (1.0f - s));
+    const float e = vexp(-x), s = 1.0f / (1.0f + e);
+    return s * (1.0f + x * (e * s));
 }
 
 /* log(1 + e^x), x itself above 20 as torch and the Mamba kernels have it. */
