@@ -28,6 +28,9 @@ struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l);
 /* Where the branch of mixer (which 0) or MLP (1) is dropped. */
 struct drop drop_of(const struct pass *p, int layer, int which);
 
+/* Makes the workspace large enough for attention over the state, see model_opts.S. */
+MUST_USE int model_reserve(struct model *m, const struct state *s, struct err *err);
+
 void forward_embed(const struct pass *p);
 /* Block i: layer[i].x to layer[i+1].x. is_again: only what backward needs, so no output. */
 void forward_block(const struct pass *p, int i, bool is_again);

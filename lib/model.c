@@ -1,5 +1,6 @@
 /* model: memory and weights; see model.h. The passes: passes.c, forward.c, backward.c, step.c. */
 #include "model.h"
+#include "forward.h"
 
 #include <limits.h>
 #include <stdlib.h>
@@ -42,7 +43,7 @@ static size_t pass_work(const struct model *m, int B, int T, int R)
                                 .F = c->F,
                                 .V = c->V,
                                 .Q = c->Q,
-                                .S = c->max_positions,
+                                .S = m->work_S,
                                 .R = R,
                                 .dtype = m->opts.product};
     struct sizes attention = mamba;
@@ -109,6 +110,14 @@ static void take_all(struct model *m, struct arena *a)
     m->acts->region = arena_take(a, region_bytes(m), MEM_ACTS);
 }
 
+int model_reserve(struct model *m, const struct state *s, struct err *err)
+{
+    if (s->S <= m->work_S || !strchr(m->c.pattern, 't'))
+        return 0;
+    m->work_S = s->S;
+    return dev_reserve(m->dev, work_bytes(m), err);
+}
+
 static int check_opts(const struct model_opts *o, struct err *err)
 {
     if (o->B < 0 || o->T < 0 || o->read_T < 0 || o->step_R < 0 || (o->B > 0) != (o->T > 0) ||
@@ -131,6 +140,7 @@ static int prepare(struct model *m, const struct config *c, const struct model_o
                    struct dev *dev, struct err *err)
 {
     *m = (struct model){.c = *c, .opts = *opts, .dev = dev};
+    m->work_S = opts->S > 0 ? opts->S : c->max_positions;
     TRY(config_check(c, err));
     TRY(check_opts(opts, err));
     TRY(params_open(&m->params, c, err));

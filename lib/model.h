@@ -6,7 +6,7 @@
  * at a time.
  * - Decoding: model_step takes one token each of R sequences; a row's bits are those it has alone.
  *
- * All memory is planned and taken in model_open; no pass allocates. */
+ * All memory is planned and taken in model_open; no pass allocates (but see model_opts.S). */
 #ifndef HM_MODEL_H
 #define HM_MODEL_H
 
@@ -24,6 +24,8 @@ struct model_opts {
     float dropout;
     int read_T; /* tokens of one pass of model_read; 0: none */
     int step_R; /* the most rows of model_step; 0: none */
+    int S; /* positions of the longest state; 0: the config's max_positions. The first pass over
+              a longer one makes the workspace grow, the only time that a pass takes memory */
 };
 
 struct model {
@@ -42,6 +44,7 @@ struct model {
     int32_t *host_pos;     /* max(read_T, step_R) positions on their way to the device; owned */
     void *block;           /* all device memory above, owned */
     struct arena plan;     /* bytes by kind: what was taken, MEM_WORK in dev->work */
+    int work_S;            /* positions that the workspace is made for */
     uint64_t hash;         /* of the weights that model_set_weights was given */
 };
 

@@ -123,6 +123,7 @@ int model_read(struct model *m, struct state *s, int slot, const int32_t *ids, s
     TRY(check_ids(m, ids, n, 0, err));
     if (target)
         TRY(check_ids(m, target, n, -1, err));
+    TRY(model_reserve(m, s, err));
     for (size_t at = 0; at < n;) {
         const size_t left = n - at, most = (size_t)m->opts.read_T;
         const int take = (int)(left < most ? left : most);

@@ -103,6 +103,7 @@ int model_step(struct model *m, struct state *s, const int32_t *slot, const int3
                struct tensor *logits, struct err *err)
 {
     TRY(check_step(m, s, slot, ids, R, m->host_pos, err));
+    TRY(model_reserve(m, s, err));
     acts_carve(m->acts, &m->c, m->dev->act_dtype, PASS_STEP, m->opts.recompute, R, 1);
     const struct pass p = {.m = m, .a = m->acts, .state = s};
     const size_t bytes = (size_t)R * sizeof *ids;
