@@ -170,6 +170,7 @@ static int validate(struct train_run *r, bool *is_best, struct err *err)
     log_event(r, "valid", &e, NULL);
     tell(r, &e);
     *is_best = t->head.state.best_step != best_before;
+    r->saved_step = -1; /* a checkpoint of this step knows nothing of it yet */
     return 0;
 }
 

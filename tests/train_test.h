@@ -5,6 +5,7 @@
 
 #include "cpu.h"
 #include "data_test.h"
+#include "rng.h"
 #include "train_run.h"
 
 enum { TEST_ROWS = 64, TEST_T = 16, TEST_V = 140 };
