@@ -95,6 +95,11 @@ MUST_USE int shard_read(struct shard *s, struct shard_scratch *x, uint32_t i, ui
 /* After the last frame: the counts of all ids read must be the head's. Of a pipe, the seek table is
  * checked, and that nothing follows. */
 MUST_USE int shard_end(struct shard *s, const struct stream_counts *counts, struct err *err);
+/* Reads and checks everything from the first frame to the end. fn (or NULL) gets the ids frame by
+ * frame; a failure of its own ends the scan. */
+MUST_USE int shard_scan(struct shard *s, struct shard_scratch *x,
+                        int (*fn)(void *arg, const int32_t *ids, size_t n, struct err *err),
+                        void *arg, struct err *err);
 void shard_close(struct shard *s);
 
 /* Two shards (or a stream) of one set must speak of the same ids; the error names both files. */
