@@ -12,7 +12,8 @@ enum format { FORMAT_STREAM, FORMAT_LLMC };
 struct args {
     struct cli_tool tool;
     bool is_list, is_verify, is_cat, is_forced;
-    const char *output, *name, *split;
+    const char *output, *name;
+    char *split;
     int64_t size, level;
     int format;
 };
@@ -68,35 +69,41 @@ static int write_set(const struct args *a, struct stream_reader *r, struct shard
     return shard_set_commit(s, err);
 }
 
-static int run_write(const struct args *a, const char *path, struct err *err)
+static int write_opened(const struct args *a, const struct shard_set_opts *o, struct in *in,
+                        struct err *err)
 {
-    struct in in;
     struct stream_reader r = {0};
     struct shard_set s = {0};
+    int rc = stream_open(&r, in, err);
+    rc = rc ? rc : io_make_folder(o->folder, err);
+    rc = rc ? rc : shard_set_open(&s, &r.h, o, err);
+    rc = rc ? rc : write_set(a, &r, &s, err);
+    if (rc == 0)
+        summarize(a, &s);
+    shard_set_close(&s);
+    stream_close(&r);
+    return rc == 0 ? 0 : err_file(err, in->path);
+}
+
+static int run_write(const struct args *a, const char *path)
+{
     struct shard_set_opts o = {.folder = a->output ? a->output : ".",
                                .name = {a->name},
-                               .n = 1,
                                .size_tokens = (uint64_t)a->size,
                                .level = (int)a->level};
-    char *split = a->split ? strdup(a->split) : NULL;
-    int rc = split ? shard_set_splits(&o, split, err) : 0;
+    struct err err;
+    struct in in;
+    if (shard_set_splits(&o, a->split, &err) != 0)
+        return cli_usage(&a->tool, "%s: %s", err.what, err.mend);
     cli_catch_signals();
-    rc = rc ? rc : in_open(&in, path, err);
+    int rc = in_open(&in, path, &err);
     if (rc == 0) {
-        rc = stream_open(&r, &in, err);
-        rc = rc ? rc : io_make_folder(o.folder, err);
-        rc = rc ? rc : shard_set_open(&s, &r.h, &o, err);
-        rc = rc ? rc : write_set(a, &r, &s, err);
-        if (rc == 0)
-            summarize(a, &s);
-        else
-            err_file(err, path);
-        stream_close(&r);
+        rc = write_opened(a, &o, &in, &err);
         in_close(&in);
     }
-    shard_set_close(&s);
-    free(split);
-    return rc;
+    if (rc != 0 && cli_signal())
+        cli_raise(cli_signal());
+    return rc == 0 ? 0 : cli_error(&a->tool, &err);
 }
 
 static int run_cat(const struct args *a, const char *const *paths, int n, struct err *err)
@@ -134,7 +141,6 @@ static int run(const struct args *a, const char *const *paths, int n)
 {
     static const char *const dash[1] = {"-"};
     struct err err;
-    int rc;
     if (n == 0)
         paths = dash;
     if (a->is_list + a->is_verify + a->is_cat > 1)
@@ -142,20 +148,17 @@ static int run(const struct args *a, const char *const *paths, int n)
     if (a->is_list || a->is_verify)
         return run_each(a, paths, n ? n : 1);
     if (a->is_cat)
-        rc = run_cat(a, paths, n ? n : 1, &err);
-    else if (n > 1)
+        return run_cat(a, paths, n ? n : 1, &err) == 0 ? 0 : cli_error(&a->tool, &err);
+    if (n > 1)
         return cli_usage(&a->tool, "one token stream at a time, not %d", n);
-    else
-        rc = run_write(a, paths[0], &err);
-    if (rc != 0 && cli_signal())
-        cli_raise(cli_signal());
-    return rc == 0 ? 0 : cli_error(&a->tool, &err);
+    return run_write(a, paths[0]);
 }
 
 int main(int argc, char **argv)
 {
     static const char *const formats[] = {"stream", "llmc", NULL};
-    struct args a = {.name = "train", .size = 32000000, .level = 9};
+    struct args a = {.name = "train", .size = 32000000, .level = 6};
+    const char *split = NULL;
     const struct cli_opt opts[] = {
         {.kind = CLI_GROUP, .name = "Shards from a token stream"},
         {CLI_TEXT, 'o', "output", &a.output, "PATH",
@@ -164,8 +167,8 @@ int main(int argc, char **argv)
          NULL, NULL},
         {CLI_INT, 0, "size", &a.size, "TOKENS", "end a shard at the first document end past this",
          1, 1e12, NULL, NULL},
-        {CLI_TEXT, 0, "split", &a.split, "NAME=P%,...",
-         "documents for sets of their own, chosen by their hash: valid=2%", 0, 0, NULL, NULL},
+        {CLI_TEXT, 0, "split", &split, "SPLITS",
+         "sets for a part of the documents, chosen by their hash: valid=2%", 0, 0, NULL, NULL},
         {CLI_INT, 0, "level", &a.level, "N", "of zstd, 1 to 19", 1, 19, NULL, NULL},
         {.kind = CLI_GROUP, .name = "Instead"},
         {CLI_FLAG, 0, "list", &a.is_list, NULL, "print what each shard holds, as CSV", 0, 0, NULL,
@@ -190,5 +193,8 @@ int main(int argc, char **argv)
     };
     int first;
     cli_parse(&a.tool, argc, argv, &first);
-    return cli_finish(&a.tool, run(&a, (const char *const *)argv + first, argc - first));
+    a.split = split ? strdup(split) : NULL;
+    const int status = run(&a, (const char *const *)argv + first, argc - first);
+    free(a.split);
+    return cli_finish(&a.tool, status);
 }

@@ -11,7 +11,7 @@
 
 enum {
     SHARD_VERSION = 1,
-    SHARD_FRAME_IDS = 32768, /* what the writer takes: a row costs one or two frames to read */
+    SHARD_FRAME_IDS = 16384, /* what the writer takes: a row costs a frame or two to read */
     SHARD_MAX_FRAME_IDS = 1 << 20,
     SHARD_MAX_FRAMES = 1 << 22,
 };

@@ -43,6 +43,9 @@ int shard_set_splits(struct shard_set_opts *o, char *text, struct err *err)
 {
     double sum = 0;
     o->n = 1;
+    if (!is_name(o->name[0]))
+        return err_set(err, NULL, "choose a name without '/'", "'%s' cannot be a set's name",
+                       o->name[0]);
     for (char *item = text; item;) {
         char *comma = strchr(item, ',');
         if (comma)
@@ -60,9 +63,6 @@ int shard_set_open(struct shard_set *s, const struct stream_header *h,
                    const struct shard_set_opts *opts, struct err *err)
 {
     *s = (struct shard_set){.opts = *opts};
-    if (!is_name(opts->name[0]))
-        return err_set(err, NULL, "choose a name without '/'", "'%s' cannot be a set's name",
-                       opts->name[0]);
     if (!(s->hash = XXH64_createState()))
         return err_oom(err, sizeof(uint64_t) * 11);
     for (int i = 0; i < opts->n; i++)

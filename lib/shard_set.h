@@ -32,8 +32,8 @@ struct shard_set {
     void *hash;     /* owned XXH64 state */
 };
 
-/* Reads "valid=2%,test=0.5%" into opts->name[1..] and share[1..], name[0] being set already. *text
- * is cut up in place and must outlive opts. */
+/* Reads "valid=2%,test=0.5%" (or NULL: no splits) into opts->n, name[1..] and share[1..]; name[0]
+ * is set already and checked with them. text is cut up in place and must outlive opts. */
 MUST_USE int shard_set_splits(struct shard_set_opts *opts, char *text, struct err *err);
 
 MUST_USE int shard_set_open(struct shard_set *s, const struct stream_header *h,
