@@ -53,10 +53,9 @@ struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l)
 
 struct drop drop_of(const struct pass *p, int layer, int which)
 {
-    const struct model_opts *o = &p->m->opts;
-    return (struct drop){.p = p->is_dropping ? o->dropout : 0.0f,
+    return (struct drop){.p = p->is_dropping ? p->m->opts.dropout : 0.0f,
                          .site = (uint32_t)(layer * 4 + which),
-                         .first = (int64_t)p->micro * o->B * o->T * p->m->c.D};
+                         .first = (int64_t)p->micro * p->a->B * p->a->T * p->m->c.D};
 }
 
 /* to = from + residual_multiplier * drop(branch) */
