@@ -60,28 +60,32 @@ static ssize_t read_some(int fd, void *to, size_t n)
     return r;
 }
 
+int in_some(struct in *in, void *to, size_t n, size_t *got, struct err *err)
+{
+    *got = 0;
+    if (in->begin == in->end) {
+        const ssize_t r = in->fd < 0 ? 0 : read_some(in->fd, in->hold, IO_HOLD);
+        if (r < 0)
+            return err_errno(err, in->path, NULL, "cannot read");
+        in->begin = 0;
+        in->end = (size_t)r;
+    }
+    *got = in->end - in->begin < n ? in->end - in->begin : n;
+    if (*got)
+        memcpy(to, in->hold + in->begin, *got);
+    in->begin += *got;
+    in->offset += *got;
+    return 0;
+}
+
 int in_read(struct in *in, void *to, size_t n, size_t *got, struct err *err)
 {
-    uint8_t *p = to;
     *got = 0;
-    while (*got < n) {
-        if (in->begin == in->end) {
-            const ssize_t r = in->fd < 0 ? 0 : read_some(in->fd, in->hold, IO_HOLD);
-            if (r < 0)
-                return err_errno(err, in->path, NULL, "cannot read");
-            if (r == 0)
-                break;
-            in->begin = 0;
-            in->end = (size_t)r;
-        }
-        size_t take = in->end - in->begin;
-        if (take > n - *got)
-            take = n - *got;
-        memcpy(p + *got, in->hold + in->begin, take);
-        in->begin += take;
-        *got += take;
+    for (size_t some; *got < n; *got += some) {
+        TRY(in_some(in, (uint8_t *)to + *got, n - *got, &some, err));
+        if (some == 0)
+            break;
     }
-    in->offset += *got;
     return 0;
 }
 

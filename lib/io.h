@@ -25,6 +25,9 @@ MUST_USE int in_memory(struct in *in, const char *name, const void *bytes, size_
                        struct err *err);
 /* Reads up to n bytes; *got < n only at the end of the input. */
 MUST_USE int in_read(struct in *in, void *to, size_t n, size_t *got, struct err *err);
+/* Reads what is there, at least a byte and at most n, without waiting for more; *got is 0 only at
+ * the end of the input. For talk: a line that a person or a pipe has just sent. */
+MUST_USE int in_some(struct in *in, void *to, size_t n, size_t *got, struct err *err);
 /* Reads exactly n bytes; an early end is an error that calls `what` truncated. */
 MUST_USE int in_exact(struct in *in, void *to, size_t n, const char *what, struct err *err);
 /* Reads everything that is left, refusing more than max_bytes. Appends to *to. */

@@ -17,7 +17,7 @@ ok_none 'README.md has fewer than 200 lines' "$([ ! -f README.md ] || awk 'END {
 # Headers of lib from the bottom to the top: a file includes only what stands in its own line or
 # above, and within a line there are no circles.
 order='ground:   err buf rng io json threads
-data:     utf8 spm spm_train words merges vocab bpe encode records stream shard_format shard shard_write shard_scan shard_set corpus batch
+data:     utf8 spm words merges vocab bpe encode split table records stream shard_format shard shard_write shard_scan shard_set corpus batch
 numbers:  dtype tensor arena quant st_hash safetensors gguf
 backend:  dev ops
 model:    config config_json params acts state model forward backward step
