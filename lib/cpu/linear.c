@@ -129,6 +129,7 @@ enum { LANES = 4, ROWS_AT_ONCE = 2 };
 #endif
 enum { OUTS_AT_ONCE = 4 };
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef float vec_4 __attribute__((vector_size(16)));
 typedef uint32_t vec_u32 __attribute__((vector_size(LANES * 4)));
 typedef uint16_t vec_u16 __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
@@ -141,20 +142,22 @@ static inline __attribute__((always_inline)) vec weight_vec(const void *w, int64
 }
 
 /* Adds the lanes pairwise, then the elements of the last, partial vector. */
-static float finish(vec sum, const float *x, const void *w, bool is_bf16, int64_t k)
+static inline float finish(vec sum, const float *x, const void *w, bool is_bf16, int64_t k)
 {
-    float lane[LANES];
-    memcpy(lane, &sum, sizeof lane);
-    for (int half = LANES / 2; half > 0; half /= 2)
+    vec_4 part[LANES / 4];
+    memcpy(part, &sum, sizeof part);
+    for (int half = LANES / 8; half > 0; half /= 2)
         for (int l = 0; l < half; l++)
-            lane[l] += lane[l + half];
+            part[l] += part[l + half];
+    float total = (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]);
     for (int64_t i = k / LANES * LANES; i < k; i++)
-        lane[0] += x[i] * (is_bf16 ? bf16_to_f32(((const uint16_t *)w)[i]) : ((const float *)w)[i]);
-    return lane[0];
+        total += x[i] * (is_bf16 ? bf16_to_f32(((const uint16_t *)w)[i]) : ((const float *)w)[i]);
+    return total;
 }
 
 /* y[r][j] = x[r] . w[j] for n_rows rows and n_outs outputs; called with constants, so that the sums
- * stay in registers. */
+ * stay in registers. The first rows to meet a block of weights fetch the next block meanwhile:
+ * short rows end before the processor has seen that they are streams. */
 static inline __attribute__((always_inline)) void
 step_tile(const struct tensor *y, const struct tensor *x, const struct weight *w, int64_t r0,
           int64_t j0, int n_rows, int n_outs, bool is_bf16)
@@ -168,6 +171,8 @@ step_tile(const struct tensor *y, const struct tensor *x, const struct weight *w
         for (int r = 0; r < n_rows; r++)
             xv[r] = *(const vec *)(row(x, r0 + r) + i);
         for (int j = 0; j < n_outs; j++) {
+            if (r0 == 0)
+                __builtin_prefetch(weights + (j + n_outs) * stride + i * (is_bf16 ? 2 : 4));
             const vec wv = weight_vec(weights + j * stride, i, is_bf16);
             for (int r = 0; r < n_rows; r++)
                 sum[r][j] += xv[r] * wv;
