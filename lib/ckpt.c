@@ -2,6 +2,7 @@
 #include "ckpt.h"
 #include "safetensors.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,16 +64,27 @@ static void widen(float *w, const uint16_t *narrow, size_t n, enum dtype dtype)
     }
 }
 
+/* "96x32" */
+static void shape_text(char to[80], const int64_t *dim, int n_dims)
+{
+    size_t at = 0;
+    to[0] = '\0';
+    for (int i = 0; i < n_dims; i++)
+        at += (size_t)snprintf(to + at, 80 - at, i ? "x%" PRId64 : "%" PRId64, dim[i]);
+}
+
 static int read_param(struct ckpt *k, int param, const struct st *st, int i, struct in *in,
                       struct err *err)
 {
     const struct st_tensor *t = &st->tensor[i];
     const struct param *want = &k->params.list[param];
-    if (t->n_dims != want->n_dims || memcmp(t->dim, want->dim, sizeof t->dim) != 0)
-        return err_set(err, in->path, mend_tensor,
-                       "tensor %s is %lldx%lldx%lld, the config says %lldx%lldx%lld", t->name,
-                       (long long)t->dim[0], (long long)t->dim[1], (long long)t->dim[2],
-                       (long long)want->dim[0], (long long)want->dim[1], (long long)want->dim[2]);
+    if (t->n_dims != want->n_dims || memcmp(t->dim, want->dim, sizeof t->dim) != 0) {
+        char got[80], needed[80];
+        shape_text(got, t->dim, t->n_dims);
+        shape_text(needed, want->dim, want->n_dims);
+        return err_set(err, in->path, mend_tensor, "tensor %s is %s, the config says %s", t->name,
+                       got, needed);
+    }
     float *w = k->weights + want->offset;
     if (t->dtype == DT_F32)
         return st_read_tensor(st, i, in, w, err);

@@ -120,8 +120,11 @@ int model_reserve(struct model *m, const struct state *s, struct err *err)
 
 static int check_opts(const struct model_opts *o, struct err *err)
 {
-    if (o->B < 0 || o->T < 0 || o->read_T < 0 || o->step_R < 0 || (o->B > 0) != (o->T > 0) ||
-        (o->is_training && o->B == 0))
+    if (o->read_T < 0 || o->step_R < 0 || o->S < 0)
+        return err_set(err, NULL, "give sizes of at least 1",
+                       "reading %d tokens, decoding %d rows, over %d positions", o->read_T,
+                       o->step_R, o->S);
+    if (o->B < 0 || o->T < 0 || (o->B > 0) != (o->T > 0) || (o->is_training && o->B == 0))
         return err_set(err, NULL, "give rows and positions of at least 1",
                        "a micro-batch of %d rows of %d positions", o->B, o->T);
     if ((int64_t)o->B * o->T > INT_MAX / 4)
