@@ -6,11 +6,6 @@
 static const char user_text[] = "User:", next_user_text[] = "\nUser:";
 static const char assistant_text[] = "\nAssistant:";
 
-static bool has_markers(const struct chat *c)
-{
-    return c->id_user >= 0 && c->id_assistant >= 0;
-}
-
 static int put_text(struct chat *c, const void *text, size_t n, struct err *err)
 {
     return tok_encode(c->tok, text, n, &c->ids, err);
@@ -23,7 +18,7 @@ static int begin(struct chat *c, struct err *err)
     c->n_marks = 0;
     TRY(ids_put(&c->ids, ID_BOS, err));
     const bool has_system = c->system.size > 0;
-    if (has_system && has_markers(c) && c->id_system >= 0) {
+    if (has_system && c->has_markers && c->id_system >= 0) {
         TRY(ids_put(&c->ids, c->id_system, err));
         TRY(put_text(c, c->system.data, c->system.size, err));
         return ids_put(&c->ids, c->id_end, err);
@@ -32,11 +27,11 @@ static int begin(struct chat *c, struct err *err)
         TRY(put_text(c, c->system.data, c->system.size, err));
         TRY(put_text(c, "\n\n", 2, err));
     }
-    return has_markers(c) ? 0 : put_text(c, user_text, strlen(user_text), err);
+    return c->has_markers ? 0 : put_text(c, user_text, strlen(user_text), err);
 }
 
 int chat_open(struct chat *c, struct model *m, const struct tok *tok, const struct gen_opts *opts,
-              int S, struct err *err)
+              enum chat_form form, int S, struct err *err)
 {
     *c = (struct chat){.model = m, .tok = tok};
     c->id_system = tok_control(tok, "<|system|>");
@@ -45,8 +40,13 @@ int chat_open(struct chat *c, struct model *m, const struct tok *tok, const stru
     c->id_end = tok_control(tok, "<|end|>");
     if (c->id_end < 0)
         c->id_end = ID_EOS;
+    const bool can_mark = c->id_user >= 0 && c->id_assistant >= 0;
+    c->has_markers = can_mark && form != CHAT_PLAIN;
+    if (form == CHAT_MARKERS && !can_mark)
+        return err_set(err, NULL, "chat in plain text",
+                       "the tokenizer has no <|user|> and <|assistant|>");
     TRY(gen_opts_copy(&c->opts, opts, err));
-    if (has_markers(c))
+    if (c->has_markers)
         c->opts.end_id = c->id_end;
     else
         TRY(stops_add(&c->opts.stops, next_user_text, strlen(next_user_text), err));
@@ -105,7 +105,7 @@ int chat_system(struct chat *c, const void *text, size_t n, struct err *err)
 
 static int put_user(struct chat *c, const void *text, size_t n, struct err *err)
 {
-    if (has_markers(c)) {
+    if (c->has_markers) {
         TRY(ids_put(&c->ids, c->id_user, err));
         TRY(put_text(c, text, n, err));
         TRY(ids_put(&c->ids, c->id_end, err));
@@ -191,7 +191,7 @@ static size_t read_bytes(const struct chat *c, const struct completion *a)
 static int close_turn(struct chat *c, const struct completion *a, struct err *err)
 {
     const int32_t last = c->ids.data[c->ids.n - 1];
-    if (has_markers(c)) {
+    if (c->has_markers) {
         if (last == c->id_end)
             return 0;
         c->ids.n -= a->stop == GEN_EOS;
@@ -242,9 +242,8 @@ int chat_load(struct chat *c, struct in *in, struct err *err)
     c->n_marks = 0;
     struct ids ids = {0};
     int status = state_load(&c->state, 0, &ids, hash, in, err);
-    if (status == 0 && ids.n < (size_t)c->state.pos[0])
-        status = err_set(err, in->path, "save it again", "the state has read %d tokens, names %zu",
-                         (int)c->state.pos[0], ids.n);
+    if (status == 0)
+        status = gen_check_ids(&ids, c->state.pos[0], c->model->c.V, in->path, err);
     if (status == 0) {
         ids_free(&c->ids);
         c->ids = ids;

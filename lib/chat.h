@@ -14,6 +14,10 @@
 
 enum { CHAT_UNDO = 8 };
 
+/* AUTO: markers where the tokenizer has them. A model that never saw the markers in training does
+ * better with plain text. */
+enum chat_form { CHAT_AUTO, CHAT_MARKERS, CHAT_PLAIN };
+
 struct chat {
     struct model *model;   /* borrowed; opts.step_R >= 1, opts.read_T > 0 */
     const struct tok *tok; /* borrowed */
@@ -24,13 +28,15 @@ struct chat {
     struct buf system;
     size_t mark[CHAT_UNDO]; /* ring of places to go back to: ids then; slot 1 + i has the state */
     int n_marks, next_mark;
+    bool has_markers;
     int32_t id_system, id_user, id_assistant, id_end; /* -1: not in the tokenizer */
     uint64_t n_read; /* tokens that the model was given, ever: reading and decoding */
 };
 
-/* S: positions of the conversation (see gen_open). opts is copied. */
+/* S: positions of the conversation (see gen_open). opts is copied. chat_close also after a
+ * failure. */
 MUST_USE int chat_open(struct chat *c, struct model *m, const struct tok *tok,
-                       const struct gen_opts *opts, int S, struct err *err);
+                       const struct gen_opts *opts, enum chat_form form, int S, struct err *err);
 void chat_close(struct chat *c);
 
 struct chat_calls {

@@ -83,10 +83,18 @@ int gen_load_prefix(struct gen *g, struct in *in, struct err *err)
     TRY(model_hash(g->model, &hash, err));
     g->prefix.n = 0;
     TRY(state_load(&g->state, g->n_slots, &g->prefix, hash, in, err));
-    const size_t n_read = (size_t)g->state.pos[g->n_slots];
-    if (g->prefix.n < n_read)
-        return err_set(err, in->path, "save it again with hm-gen --state-save",
-                       "the state has read %zu tokens but names %zu", n_read, g->prefix.n);
+    return gen_check_ids(&g->prefix, g->state.pos[g->n_slots], g->model->c.V, in->path, err);
+}
+
+int gen_check_ids(const struct ids *ids, int32_t n_read, int V, const char *path, struct err *err)
+{
+    if (ids->n < (size_t)n_read)
+        return err_set(err, path, "save it again", "the state has read %d tokens but names %zu",
+                       (int)n_read, ids->n);
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->data[i] < 0 || ids->data[i] >= V)
+            return err_set(err, path, "save it again", "names id %d, the model has %d",
+                           (int)ids->data[i], V);
     return 0;
 }
 
@@ -147,7 +155,17 @@ static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, s
         TRY(ban_eos(&o, g->model->c.V, err));
     sampler_start(&g->sampler, slot, &o, j->prompt.opts.has_seed ? 0 : (uint32_t)number,
                   j->ids.data, j->ids.n);
-    return r->calls->read ? r->calls->read(r->calls->arg, s, slot, &j->ids, err) : 0;
+    return 0;
+}
+
+/* Tells the caller that the prompt was read. */
+static int tell_read(struct run *r, const struct job *j, struct err *err)
+{
+    uint64_t hash;
+    if (!r->calls->read || j->out.stop == GEN_CONTEXT)
+        return 0;
+    TRY(model_hash(r->g->model, &hash, err));
+    return r->calls->read(r->calls->arg, &r->g->state, j->slot, &j->ids, hash, err);
 }
 
 /* Takes in the next prompt for the free slot. 1; 0: there is none now. */
@@ -168,6 +186,7 @@ static int take_prompt(struct run *r, int slot, struct err *err)
     r->n++;
     r->totals.n_prompts++;
     TRY(read_prompt(r, j, slot, number, err));
+    TRY(tell_read(r, j, err));
     j->read_s = j->end_s = now_s();
     if (j->prompt.opts.max_tokens == 0)
         j->out.stop = GEN_LENGTH;

@@ -10,7 +10,7 @@
 
 #include "encode.h"
 #include "model.h"
-#include "sample.h"
+#include "sampler.h"
 #include "stops.h"
 
 /* What a completion is asked to be. */
@@ -79,7 +79,8 @@ struct gen_calls {
      * NULL. */
     int (*show)(void *arg, const void *bytes, size_t n, struct err *err);
     /* A prompt was read into `slot` of s, all but the last of ids. Or NULL. */
-    int (*read)(void *arg, const struct state *s, int slot, const struct ids *ids, struct err *err);
+    int (*read)(void *arg, const struct state *s, int slot, const struct ids *ids,
+                uint64_t model_hash, struct err *err);
     /* After each step; true: stop now. Or NULL. */
     bool (*tick)(void *arg, const struct gen_totals *t);
 };
@@ -109,6 +110,9 @@ MUST_USE int gen_load_prefix(struct gen *g, struct in *in, struct err *err);
 MUST_USE int gen_run(struct gen *g, const struct gen_calls *calls, struct err *err);
 void gen_close(struct gen *g);
 
+/* Whether a loaded state's ids are those of the model and not fewer than it has read. */
+MUST_USE int gen_check_ids(const struct ids *ids, int32_t n_read, int V, const char *path,
+                           struct err *err);
 /* Positions that a slot may be filled to: S, or no bound for a model without attention. */
 int64_t gen_room(const struct state *s);
 

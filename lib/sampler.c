@@ -1,5 +1,5 @@
-/* sample: settings by name, and the tables of ops->sample; see sample.h. */
-#include "sample.h"
+/* sampler: settings by name, and the tables of ops->sample; see sampler.h. */
+#include "sampler.h"
 #include "arena.h"
 
 #include <math.h>

@@ -1,7 +1,7 @@
-/* sample: how the next token is chosen: the settings a user gives, their names and bounds, and the
+/* sampler: how the next token is chosen: the settings a user gives, their names and bounds, and the
  * rows and tables that ops->sample reads. The choice itself is an op. */
-#ifndef HM_SAMPLE_H
-#define HM_SAMPLE_H
+#ifndef HM_SAMPLER_H
+#define HM_SAMPLER_H
 
 #include "buf.h"
 #include "ops.h"

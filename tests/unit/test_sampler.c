@@ -1,6 +1,5 @@
-/* settings of sample.h: settings by name and their bounds, biases. The choice itself:
- * tests/ops/test_sample.c. */
-#include "sample.h"
+/* sampler: settings by name and their bounds, biases. The choice itself is the op's test. */
+#include "sampler.h"
 #include "tap.h"
 
 #include <string.h>

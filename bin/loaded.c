@@ -1,0 +1,40 @@
+/* loaded: see loaded.h. */
+#include "loaded.h"
+
+#include <stdlib.h>
+
+const char *const loaded_dtypes[] = {"f32", "bf16", NULL};
+
+int loaded_read(struct loaded *l, const struct loaded_args *a, struct err *err)
+{
+    const char *path = a->model;
+    TRY(cli_default_file(&path, "model.safetensors", "--model", err));
+    TRY(ckpt_load(&l->ckpt, path, err));
+    if (l->ckpt.tok.size > 0 &&
+        tok_open_bytes(&l->tok, l->ckpt.tok.data, l->ckpt.tok.size, err) != 0)
+        return err_file(err, path);
+    if (l->tok && tok_vocab(l->tok) > l->ckpt.c.V)
+        return err_set(err, path, "make the checkpoint again",
+                       "its tokenizer has %d ids, its model %d", tok_vocab(l->tok), l->ckpt.c.V);
+    return cli_open_dev(&l->dev, a->device, (int)a->threads, err);
+}
+
+int loaded_open(struct loaded *l, const struct loaded_args *a, struct model_opts *opts,
+                struct err *err)
+{
+    opts->product = a->dtype ? DT_BF16 : DT_F32;
+    TRY(model_open(&l->model, &l->ckpt.c, opts, &l->dev, err));
+    TRY(model_set_weights(&l->model, l->ckpt.weights, err));
+    free(l->ckpt.weights);
+    l->ckpt.weights = NULL;
+    return 0;
+}
+
+void loaded_close(struct loaded *l)
+{
+    model_close(&l->model);
+    tok_close(l->tok);
+    dev_close(&l->dev);
+    ckpt_free(&l->ckpt);
+    *l = (struct loaded){0};
+}
