@@ -335,14 +335,18 @@ void cli_note(const struct cli_tool *t, const char *fmt, ...)
 static void catch_signal(int signal_number)
 {
     caught = signal_number;
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
 }
 
-/* SA_RESETHAND makes the second signal end the process. SA_RESTART keeps libraries that do not
- * expect EINTR working. */
+/* After the first signal a second one, of either kind, ends the process. SA_RESTART keeps libraries
+ * that do not expect EINTR working. */
 void cli_catch_signals(void)
 {
-    struct sigaction act = {.sa_handler = catch_signal, .sa_flags = SA_RESETHAND | SA_RESTART};
+    struct sigaction act = {.sa_handler = catch_signal, .sa_flags = SA_RESTART};
     sigemptyset(&act.sa_mask);
+    sigaddset(&act.sa_mask, SIGINT); /* one after the other, also when both wait */
+    sigaddset(&act.sa_mask, SIGTERM);
     sigaction(SIGINT, &act, NULL);
     sigaction(SIGTERM, &act, NULL);
 }

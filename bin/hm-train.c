@@ -157,16 +157,16 @@ static int write_model(struct app *a, struct err *err)
     return train_save_model(&a->train, path, err);
 }
 
-static int train(struct app *a, struct err *err)
+/* The loop, with a log and a voice. */
+static int run_all(struct app *a, struct err *err)
 {
     struct train_talk talk;
-    struct train_run run = {
-        .t = &a->train, .dir = train_args_to_stdout(&a->args) ? NULL : &a->dir, .log = &a->log};
+    struct train_run run = {.t = &a->train,
+                            .dir = train_args_to_stdout(&a->args) ? NULL : &a->dir,
+                            .log = &a->log};
     enum train_end end = TRAIN_DONE;
-    TRY(begin(a, err));
     TRY(open_log(a, &run.elapsed_s, err));
     train_talk_begin(&talk, &a->tool, &a->train, &run.hook);
-    cli_catch_signals();
     TRY(train_run_describe(&run, a->resume[0] ? "resume" : "run", cli_version(), err));
     int rc = train_run(&run, &end, err);
     if (rc == 0 && end == TRAIN_DONE)
@@ -175,6 +175,17 @@ static int train(struct app *a, struct err *err)
         rc = -1;
     train_talk_end(&talk, rc == 0, end == TRAIN_STOPPED, run.dir != NULL);
     return rc;
+}
+
+static int train(struct app *a, struct err *err)
+{
+    cli_catch_signals();
+    TRY(begin(a, err));
+    if (!train_is_done(&a->train))
+        return run_all(a, err);
+    cli_note(&a->tool, "%s: the run is done already, after %lld steps", a->args.out,
+             (long long)a->train.head.state.step);
+    return write_model(a, err);
 }
 
 static void close_all(struct app *a)

@@ -233,6 +233,12 @@ int train_restore(struct train *t, const char *path, struct err *err)
     return is_over ? 0 : batch_seek(t->data, s->step, s->cursor, err);
 }
 
+bool train_is_done(const struct train *t)
+{
+    const struct train_state *s = &t->head.state;
+    return s->total > 0 && s->step >= s->total && (!t->valid || s->valid_step == s->step);
+}
+
 void train_set_total(struct train *t, int64_t total)
 {
     struct train_state *s = &t->head.state;

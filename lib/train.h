@@ -59,6 +59,8 @@ double train_loss(const struct train *t);
  * stands for (NAN where the bytes are not known). */
 double train_rate(const struct train *t);
 double train_bits_per_byte(const struct train *t, double loss);
+/* Whether the last step was made, and validated where there is something to validate on. */
+bool train_is_done(const struct train *t);
 /* Sets the length of the run, and the warm-up that follows from it unless that is over. */
 void train_set_total(struct train *t, int64_t total);
 
