@@ -161,9 +161,8 @@ static int write_model(struct app *a, struct err *err)
 static int run_all(struct app *a, struct err *err)
 {
     struct train_talk talk;
-    struct train_run run = {.t = &a->train,
-                            .dir = train_args_to_stdout(&a->args) ? NULL : &a->dir,
-                            .log = &a->log};
+    struct train_run run = {
+        .t = &a->train, .dir = train_args_to_stdout(&a->args) ? NULL : &a->dir, .log = &a->log};
     enum train_end end = TRAIN_DONE;
     TRY(open_log(a, &run.elapsed_s, err));
     train_talk_begin(&talk, &a->tool, &a->train, &run.hook);

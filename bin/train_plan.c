@@ -68,7 +68,7 @@ static int find_fit(struct train_head *h, const struct dev *dev, double free_byt
 int train_plan_check(const struct train_head *h, const struct dev *dev, double free_bytes,
                      struct err *err)
 {
-    struct arena plan, less;
+    struct arena plan, less = {0};
     struct train_head other = *h;
     bool is_found;
     char needs[32], has[32], mend[256], then[32];

@@ -22,7 +22,7 @@ void optim_plan(const struct params *p, struct arena *plan)
  * between them is zero and stays zero. */
 static int find_runs(struct optim *o, const struct params *p, struct err *err)
 {
-    o->run = malloc((size_t)p->n * sizeof *o->run);
+    o->run = calloc((size_t)p->n, sizeof *o->run);
     if (!o->run)
         return err_oom(err, (size_t)p->n * sizeof *o->run);
     for (int i = 0; i < p->n; i++) {

@@ -141,7 +141,7 @@ int run_dir_prune(const struct run_dir *r, int64_t keep, int64_t best, struct er
     int n;
     TRY(run_dir_list(r, &list, &n, err));
     int rc = 0;
-    for (int i = 0; i < n - keep && rc == 0; i++) {
+    for (int i = 0; list && i < n - keep && rc == 0; i++) {
         char path[256];
         if (list[i] == best)
             continue;

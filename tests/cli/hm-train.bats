@@ -5,7 +5,7 @@ load helper
 
 # A minute model: some milliseconds a step.
 small=(--preset=tiny --width=32 --mlp=48 --pattern=mtm --context=32 --state=16 --chunk=16 --batch=2
-    --valid-every=4 --valid-tokens=128 -q)
+    --valid-every=4 --valid-tokens=128 -j1)
 
 setup() {
     fixture
@@ -13,7 +13,7 @@ setup() {
 }
 
 train() {
-    hm-train "${small[@]}" --valid=valid-00000.tok.zst "$@" train-*.tok.zst
+    hm-train "${small[@]}" -q --valid=valid-00000.tok.zst "$@" train-*.tok.zst
 }
 
 @test "a run fills its folder" {
@@ -64,34 +64,34 @@ train() {
 @test "a stream on stdin trains too, and resumes where it was" {
     steady=(--schedule=constant --warmup=0 --save-every=1)
     shard --cat train-*.tok.zst >stream
-    hm-train "${small[@]}" "${steady[@]}" --max-steps=7 -o whole - <stream
-    hm-train "${small[@]}" "${steady[@]}" --max-steps=3 -o run - <stream
-    hm-train "${small[@]}" --resume --max-steps=7 -o run - <stream
+    hm-train "${small[@]}" -q "${steady[@]}" --max-steps=7 -o whole - <stream
+    hm-train "${small[@]}" -q "${steady[@]}" --max-steps=3 -o run - <stream
+    hm-train "${small[@]}" -q --resume --max-steps=7 -o run - <stream
     cmp whole/model.safetensors run/model.safetensors
     shard --cat valid-*.tok.zst >other
-    run hm-train "${small[@]}" --resume --max-steps=9 -o run - <other
+    run hm-train "${small[@]}" -q --resume --max-steps=9 -o run - <other
     [ "$status" -eq 1 ]
 }
 
 @test "a stream that ends, ends the run" {
-    shard --cat valid-*.tok.zst | hm-train "${small[@]}" -o run -
+    shard --cat valid-*.tok.zst | hm-train "${small[@]}" -q -o run -
     [ "$(tail -n 1 run/train.csv | cut -d, -f1)" = end ]
     [ -f run/model.safetensors ]
-    run hm-train "${small[@]/-q/}" --resume -o run - < <(shard --cat valid-*.tok.zst)
+    run hm-train "${small[@]}" --resume -o run - < <(shard --cat valid-*.tok.zst)
     [ "$status" -eq 0 ]
     says "the run is done already"
 }
 
 @test "a producer that is cut off leaves no model" {
     shard --cat valid-*.tok.zst | head -c 3000 >cut
-    run hm-train "${small[@]}" -o run - <cut
+    run hm-train "${small[@]}" -q -o run - <cut
     [ "$status" -eq 1 ]
     [ ! -e run/model.safetensors ]
     no_leftovers run
 }
 
 @test "--resume begins afresh where there is nothing, with a note" {
-    run hm-train "${small[@]/-q/}" --resume --max-steps=1 -o run train-*.tok.zst
+    run hm-train "${small[@]}" --resume --max-steps=1 -o run train-*.tok.zst
     [ "$status" -eq 0 ]
     says "run: no checkpoint to resume from"
     [ -f run/model.safetensors ]
@@ -206,15 +206,15 @@ train() {
     run train --tok=nowhere --max-steps=1 -o run
     [ "$status" -eq 1 ]
     says "hm-train: nowhere: "
-    run hm-train "${small[@]}" -o run nowhere.tok.zst
+    run hm-train "${small[@]}" -q -o run nowhere.tok.zst
     [ "$status" -eq 1 ]
     says "hm-train: nowhere.tok.zst: "
     head -c 2000 train-00000.tok.zst >cut.tok.zst
-    run hm-train "${small[@]}" -o run2 cut.tok.zst
+    run hm-train "${small[@]}" -q -o run2 cut.tok.zst
     [ "$status" -eq 1 ]
     says "hm-train: cut.tok.zst: "
     rm tok.model
-    run hm-train "${small[@]}" -o run3 train-*.tok.zst
+    run hm-train "${small[@]}" -q -o run3 train-*.tok.zst
     [ "$status" -eq 1 ]
     says "--tok"
 }
@@ -228,7 +228,7 @@ train() {
 }
 
 @test "--max-time measures, and fixes the steps" {
-    run hm-train "${small[@]/-q/}" --max-time=1 -o run train-*.tok.zst
+    run hm-train "${small[@]}" --max-time=1 -o run train-*.tok.zst
     [ "$status" -eq 0 ]
     says "the run will have"
     steps=$(grep -c ^train, run/train.csv)
