@@ -255,10 +255,11 @@ static void sample_worker(void *arg, int worker, int n_workers)
     const size_t V = (size_t)tensor_cols(job->logits);
     char *work = job->work + (size_t)worker * V * LIST_BYTES;
     struct list c = {.pair = (struct pair *)work};
-    c.id = (int32_t *)(c.pair + V);
-    c.x = (float *)(c.id + V);
+    void *floats = work + V * sizeof(struct pair), *ints = work + V * (LIST_BYTES - sizeof *c.id);
+    c.x = floats;
     c.key = c.x + V;
     c.weight = c.key + V;
+    c.id = ints;
     size_t begin, end;
     pool_share((size_t)tensor_rows(job->logits), 1, worker, n_workers, &begin, &end);
     for (size_t r = begin; r < end; r++)
