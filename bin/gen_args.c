@@ -85,7 +85,7 @@ static void put_input(struct table *t, struct gen_args *a)
 static void put_output(struct table *t, struct gen_args *a)
 {
     put_group(t, "Output");
-    put(t, (struct cli_opt){CLI_TEXT, 'o', "out", &a->out, "FILE", "where completions go", 0, 0,
+    put(t, (struct cli_opt){CLI_TEXT, 'o', "output", &a->out, "FILE", "where completions go", 0, 0,
                             NULL, NULL});
     put_flag(t, "json", &a->is_json, "completions are JSON objects: see COMPLETIONS");
     put_flag(t, "echo", &a->has_echo, "the prompt in front of its completion");

@@ -88,6 +88,12 @@ static int put_row(struct scorer *c, struct err *err)
 static int put_rows(struct scorer *c, const int32_t *ids, size_t n, struct err *err)
 {
     const size_t T = (size_t)c->eval->T;
+    if (c->is_open) { /* the document before had no </s>: this one sees nothing of it all the same
+                       */
+        TRY(put_row(c, err));
+        c->prev = ID_EOS;
+    }
+    c->is_open = n > 0 && ids[n - 1] != ID_EOS;
     while (n > 0) {
         const size_t room = T - c->held.n, take = n < room ? n : room;
         TRY(ids_append(&c->held, ids, take, err));

@@ -33,6 +33,7 @@ struct scorer {
     struct text_score score;
     struct ids held; /* EVAL_ROWS: targets of the row being filled */
     int32_t prev;    /* EVAL_ROWS: the id before them */
+    bool is_open;    /* EVAL_ROWS: the document before had no </s> */
 };
 
 void score_begin(struct scorer *c, struct eval *e, const struct score_opts *opts);

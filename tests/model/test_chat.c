@@ -177,8 +177,8 @@ static void test_template(struct tiny *t, int32_t likely, int max_tokens, const 
     say(&c, "a cat", 0, NULL);
     if (tok_decode(t->tok, c.ids.data, c.ids.n, &text, &err) != 0)
         die(&err);
-    ok(text.size == strlen(want) && memcmp(text.data, want, text.size) == 0, "the template: '%.*s'",
-       (int)text.size, (const char *)text.data);
+    ok(text.size == strlen(want) && memcmp(text.data, want, text.size) == 0,
+       "the conversation is the template");
     chat_close(&c);
     buf_free(&text);
 }
@@ -259,7 +259,7 @@ int main(void)
         return 1;
     snprintf(path, sizeof path, "%s/state", folder);
     const struct model_opts opts = {.read_T = 8, .step_R = 1};
-    tiny_open(&t, "mtm", 20, &opts, 2);
+    tiny_open(&t, "mtm", 20, &opts, 1);
     test_turns(&t, path, CHAT_AUTO);
     test_turns(&t, path, CHAT_PLAIN);
     test_ring(&t);
