@@ -52,23 +52,7 @@ size_t cpu_attn_fwd_plan(const struct dev *dev, const struct sizes *s)
     return (size_t)n_workers_of(dev) * worker_bytes(s->T, keys - s->T, s->P);
 }
 
-/* exp(s - top) over keys [lo,hi) of a row of `keys` scores, 0 elsewhere; their sum is returned. */
-static float exponentials(float *restrict s, float top, int lo, int hi, int keys)
-{
-    float sum = 0;
-    for (int j = 0; j < lo; j++)
-        s[j] = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int j = lo; j < hi; j++) {
-        s[j] = vexp(s[j] - top);
-        sum += s[j];
-    }
-    for (int j = hi; j < keys; j++)
-        s[j] = 0;
-    return sum;
-}
-
-static float greatest(const float *restrict s, float top, int lo, int hi)
+static inline float greatest(const float *restrict s, float top, int lo, int hi)
 {
 #pragma omp simd reduction(max : top)
     for (int j = lo; j < hi; j++)
@@ -76,18 +60,33 @@ static float greatest(const float *restrict s, float top, int lo, int hi)
     return top;
 }
 
+/* s = exp(s - top); their sum is returned. */
+static inline float exponentials(float *restrict s, float top, int lo, int hi)
+{
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int j = lo; j < hi; j++) {
+        s[j] = vexp(s[j] - top);
+        sum += s[j];
+    }
+    return sum;
+}
+
 /* Scores of keys [j0,j0+keys) become weights, and what was summed before is rescaled. t0: the
  * tile's first query. */
 static void soften(struct space *w, const struct attn_in *in, int t0, int rows, int j0, int keys)
 {
     for (int i = 0; i < rows; i++) {
+        const struct attn_span span = attn_span_of(w->first[t0 + i], in->past + t0 + i, j0, keys);
         float *s = mat_at(w->s, i, 0).p;
-        const int lo = attn_min(attn_max(w->first[t0 + i] - j0, 0), keys);
-        const int hi = attn_max(attn_min(in->past + t0 + i + 1 - j0, keys), lo);
-        const float top = greatest(s, w->top[i], lo, hi);
+        attn_zero_outside(s, &span, keys);
+        if (span.lo >= span.hi)
+            continue;
+        attn_mask(s, &span);
+        const float top = greatest(s, w->top[i], span.lo_full, span.hi_full);
         const float left = vexp(w->top[i] - top);
         w->top[i] = top;
-        w->sum[i] = w->sum[i] * left + exponentials(s, top, lo, hi, keys);
+        w->sum[i] = w->sum[i] * left + exponentials(s, top, span.lo_full, span.hi_full);
         if (left != 1.0f) {
             float *restrict acc = mat_at(w->acc, i, 0).p;
             for (int p = 0; p < in->P; p++)

@@ -70,21 +70,23 @@ size_t cpu_attn_bwd_plan(const struct dev *dev, const struct sizes *s)
            (size_t)n_workers * worker_bytes(s->T, s->P, heads);
 }
 
-/* p from scores, and ds from dp (in w->ds); 0 outside the keys [lo,hi) that a query may see. */
-static void weigh_row(float *restrict p, float *restrict ds, float lse, float row_dot, int lo,
-                      int hi, int keys)
+/* p from scores, and ds from dp (in ds); 0 where the query may not look. */
+static void weigh_row(float *restrict p, float *restrict ds, float lse, float row_dot,
+                      const struct attn_span *span, int keys)
 {
-    for (int j = 0; j < lo; j++)
-        p[j] = ds[j] = 0;
-    for (int j = lo; j < hi; j++) {
+    attn_zero_outside(p, span, keys);
+    attn_zero_outside(ds, span, keys);
+    if (span->lo >= span->hi)
+        return;
+    attn_mask(p, span);
+    for (int j = span->lo_full; j < span->hi_full; j++) {
         p[j] = vexp(p[j] - lse);
         ds[j] = p[j] * (ds[j] - row_dot);
     }
-    for (int j = hi; j < keys; j++)
-        p[j] = ds[j] = 0;
 }
 
-/* Queries [t0,t0+rows) of head h against the keys [j0,j0+keys) that are loaded. */
+/* Queries [t0,t0+rows) of head h against the first `keys` of the keys from j0 on that are loaded.
+ */
 static void run_tile(const struct bwd *o, struct space *w, const float *row_dot, int b, int h,
                      int t0, int rows, int j0, int keys)
 {
@@ -97,9 +99,8 @@ static void run_tile(const struct bwd *o, struct space *w, const float *row_dot,
     mm_ab(w->p, w->q, w->kt, rows, keys, P, false);
     mm_ab(w->ds, w->dout, w->vt, rows, keys, P, false);
     for (int i = 0; i < rows; i++) {
-        const int lo = attn_min(attn_max(w->first[t0 + i] - j0, 0), keys);
-        const int hi = attn_max(attn_min(t0 + i + 1 - j0, keys), lo);
-        weigh_row(mat_at(w->p, i, 0).p, mat_at(w->ds, i, 0).p, lse[i], row_dot[t0 + i], lo, hi,
+        const struct attn_span span = attn_span_of(w->first[t0 + i], t0 + i, j0, keys);
+        weigh_row(mat_at(w->p, i, 0).p, mat_at(w->ds, i, 0).p, lse[i], row_dot[t0 + i], &span,
                   keys);
     }
     mm_atb(w->dv, w->p, w->dout, keys, P, rows, true);
@@ -163,9 +164,11 @@ static void run_part(const struct bwd *o, struct space *w, int b, int g, int par
         const int64_t r = (int64_t)b * T + j0;
         load_keys(w, in, b, g, j0, keys);
         for (int h = h0; h < h1; h++)
-            for (int t0 = j0; t0 < T && w->first[t0] < j0 + keys; t0 += ATTN_ROWS)
-                run_tile(o, w, w->row_dot + (int64_t)(h - h0) * T, b, h, t0,
-                         attn_min(ATTN_ROWS, T - t0), j0, keys);
+            for (int t0 = j0; t0 < T && w->first[t0] < j0 + keys; t0 += ATTN_ROWS) {
+                const int rows = attn_min(ATTN_ROWS, T - t0);
+                run_tile(o, w, w->row_dot + (int64_t)(h - h0) * T, b, h, t0, rows, j0,
+                         attn_min(keys, t0 + rows - j0));
+            }
         attn_copy_scaled(gradient_of(o, part, 0, r, g), w->dk, 1, keys, in->P);
         attn_copy_scaled(gradient_of(o, part, 1, r, g), w->dv, 1, keys, in->P);
     }

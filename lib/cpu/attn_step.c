@@ -46,7 +46,7 @@ static size_t worker_bytes(int heads, int P)
 
 size_t cpu_attn_step_plan(const struct dev *dev, const struct sizes *s)
 {
-    return (size_t)n_workers_of(dev) * worker_bytes(s->H / s->G, s->P);
+    return (size_t)n_workers_of(dev) * worker_bytes(s->H, s->P);
 }
 
 /* Products of q with four keys. */
@@ -91,63 +91,79 @@ static float soften(float *restrict s, float scale, int n, float *top, float *su
     return left;
 }
 
-/* Query heads [h0,h1) of row r, all of KV head g. */
-static void run_heads(const struct step *o, struct space *w, int r, int g, int h0, int h1)
+/* Keys [j0,j0+n) of KV head g, whose query heads [h0,h1) of row r are rows i0.. of w's. */
+static void run_tile(const struct step *o, struct space *w, int r, int g, int h0, int h1, int i0,
+                     int j0, int n)
 {
-    const int P = o->P, pos = o->rows->pos[r], heads = h1 - h0;
-    const int64_t base = (int64_t)o->rows->slot[r] * o->kcache->dim[1];
-    const struct mat keys = attn_mat(o->kcache, base, g, P),
-                     values = attn_mat(o->vcache, base, g, P);
-    const float *new_key = row(o->k, r) + g * P;
-    const struct mat new_value = attn_mat(o->v, r, g, P);
+    const int P = o->P, pos = o->rows->pos[r], heads = h1 - h0, n_old = attn_min(n, pos - j0);
+    const int64_t base = (int64_t)o->rows->slot[r] * o->kcache->dim[1] + j0;
+    const struct mat keys = attn_mat(o->kcache, base, g, P);
+    const struct mat values = attn_mat(o->vcache, base, g, P), acc = mat_at(w->acc, i0, 0);
     for (int h = 0; h < heads; h++) {
-        memset(mat_at(w->acc, h, 0).p, 0, sizeof(float) * (size_t)P);
-        w->top[h] = -3e38f;
-        w->sum[h] = 0;
-    }
-    for (int j0 = 0; j0 <= pos; j0 += KEYS) {
-        const int n = attn_min(KEYS, pos + 1 - j0), n_old = attn_min(n, pos - j0);
-        for (int h = 0; h < heads; h++) {
-            float *s = mat_at(w->s, h, 0).p;
-            for (int j = 0; j < n; j += 4) {
-                const float *key[4]; /* past the last one: that one again */
-                for (int i = 0; i < 4; i++) {
-                    const int at = attn_min(j + i, n - 1);
-                    key[i] = at < n_old ? keys.p + (j0 + at) * keys.ld : new_key;
-                }
-                quad_store(s + j, dot_keys(row(o->q, r) + (h0 + h) * P, key, P));
+        float *s = mat_at(w->s, h, 0).p, *restrict sums = mat_at(acc, h, 0).p;
+        for (int j = 0; j < n; j += 4) {
+            const float *key[4]; /* past the last one: that one again */
+            for (int i = 0; i < 4; i++) {
+                const int at = attn_min(j + i, n - 1);
+                key[i] = at < n_old ? keys.p + at * keys.ld : row(o->k, r) + g * P;
             }
-            const float left = soften(s, o->scale, n, &w->top[h], &w->sum[h]);
-            float *restrict acc = mat_at(w->acc, h, 0).p;
-            for (int p = 0; p < P; p++)
-                acc[p] *= left;
+            quad_store(s + j, dot_keys(row(o->q, r) + (h0 + h) * P, key, P));
         }
-        mm_ab(w->acc, w->s, mat_at(values, j0, 0), heads, P, n_old, true);
-        if (n_old < n)
-            mm_ab(w->acc, mat_at(w->s, 0, n_old), new_value, heads, P, 1, true);
+        const float left = soften(s, o->scale, n, &w->top[i0 + h], &w->sum[i0 + h]);
+        for (int p = 0; p < P; p++)
+            sums[p] *= left;
     }
-    for (int h = 0; h < heads; h++)
-        attn_copy_scaled(attn_mat(o->o, r, h0 + h, P), mat_at(w->acc, h, 0), 1.0f / w->sum[h], 1,
-                         P);
-    if (h0 == g * (o->H / o->G)) {
-        memcpy(keys.p + pos * keys.ld, new_key, sizeof(float) * (size_t)P);
-        memcpy(values.p + pos * values.ld, new_value.p, sizeof(float) * (size_t)P);
+    mm_ab(acc, w->s, values, heads, P, n_old, true);
+    if (n_old < n)
+        mm_ab(acc, mat_at(w->s, 0, n_old), attn_mat(o->v, r, g, P), heads, P, 1, true);
+}
+
+/* The new key and value of KV head g of row r go into the cache. */
+static void store_new(const struct step *o, int r, int g)
+{
+    const int64_t at = (int64_t)o->rows->slot[r] * o->kcache->dim[1] + o->rows->pos[r];
+    const size_t bytes = sizeof(float) * (size_t)o->P;
+    memcpy(attn_mat(o->kcache, at, g, o->P).p, attn_mat(o->k, r, g, o->P).p, bytes);
+    memcpy(attn_mat(o->vcache, at, g, o->P).p, attn_mat(o->v, r, g, o->P).p, bytes);
+}
+
+/* Query heads [h0,h1) of row r. Tiles run outside, KV heads inside: a tile's rows of the cache lie
+ * side by side. */
+static void run_heads(const struct step *o, struct space *w, int r, int h0, int h1)
+{
+    const int P = o->P, pos = o->rows->pos[r], per_group = o->H / o->G;
+    for (int i = 0; i < h1 - h0; i++) {
+        memset(mat_at(w->acc, i, 0).p, 0, sizeof(float) * (size_t)P);
+        w->top[i] = -3e38f;
+        w->sum[i] = 0;
+    }
+    for (int j0 = 0; j0 <= pos; j0 += KEYS)
+        for (int h = h0, end; h < h1; h = end) {
+            const int g = h / per_group;
+            end = attn_min((g + 1) * per_group, h1);
+            run_tile(o, w, r, g, h, end, h - h0, j0, attn_min(KEYS, pos + 1 - j0));
+        }
+    for (int h = h0; h < h1; h++) {
+        attn_copy_scaled(attn_mat(o->o, r, h, P), mat_at(w->acc, h - h0, 0), 1.0f / w->sum[h - h0],
+                         1, P);
+        if (h % per_group == 0)
+            store_new(o, r, h / per_group);
     }
 }
 
 static void step_share(void *arg, int worker, int n_workers)
 {
     const struct step *o = arg;
-    const int H = o->H, heads = H / o->G;
+    const int H = o->H;
     struct scratch s = scratch_of(o->dev, 0, o->worker_bytes, worker);
     struct space w;
     size_t i, end;
-    carve(&w, &s, heads, o->P);
+    carve(&w, &s, H, o->P);
     pool_share((size_t)o->rows->R * (size_t)H, 1, worker, n_workers, &i, &end);
     while (i < end) {
-        const int r = (int)(i / (size_t)H), h0 = (int)(i % (size_t)H), g = h0 / heads;
-        const int h1 = attn_min((g + 1) * heads, h0 + (int)(end - i));
-        run_heads(o, &w, r, g, h0, h1);
+        const int r = (int)(i / (size_t)H), h0 = (int)(i % (size_t)H);
+        const int h1 = attn_min(H, h0 + (int)(end - i));
+        run_heads(o, &w, r, h0, h1);
         i += (size_t)(h1 - h0);
     }
 }
@@ -156,7 +172,7 @@ void cpu_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, str
                    const struct tensor *q, const struct tensor *k, const struct tensor *v,
                    float scale, int H, int P, int G, const struct step_rows *rows)
 {
-    struct step f = {dev, o, kcache, vcache, q, k, v, rows, scale, H, P, G, worker_bytes(H / G, P)};
+    struct step f = {dev, o, kcache, vcache, q, k, v, rows, scale, H, P, G, worker_bytes(H, P)};
     int64_t n_keys = 0;
     assert(dev->work_bytes >= (size_t)n_workers_of(dev) * f.worker_bytes);
     for (int r = 0; r < rows->R; r++)

@@ -10,7 +10,8 @@
 
 #include <assert.h>
 
-enum { BLOCK = 128, MAX_TAPS = CONV1D_MAX_TAPS };
+/* Channels at a time: 64 is twice as fast as 128 or more, measured on Zen 3. */
+enum { BLOCK = 64, MAX_TAPS = CONV1D_MAX_TAPS };
 
 struct conv {
     const struct tensor *x, *w, *bias, *y; /* y: dy in the backward */

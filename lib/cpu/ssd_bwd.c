@@ -103,21 +103,18 @@ static inline float dot(const float *restrict a, const float *restrict b, int n)
     return sum;
 }
 
-/* Row t of the chunk's own pairs: m from decays, dC B^T's sum, and what pulls at the decays, which
- * leaves out u = t (no decay). dm, decay and m are rows. */
-static void pair_row(struct space *w, const float *restrict dm, const float *restrict decay, int t,
+/* Row t of the chunk's own pairs, columns [0,t1): m from decays, the sum of dC B^T, and what pulls
+ * at the decays, which leaves out u = t (no decay). dm, decay and m are rows. */
+static void pair_row(struct space *w, const float *restrict dm, float *restrict decay, int t,
                      int t1)
 {
-    const struct ssd_chunk *ch = &w->ch;
     float *restrict m = mat_at(w->m, t, 0).p, *restrict dcb = mat_at(w->dcb, t, 0).p;
     float *restrict begins = w->begins;
-    const float *restrict cb = mat_at(ch->cb, t, 0).p;
-    const int lo = ch->start[t] > 0 ? ch->start[t] : 0;
+    const float *restrict cb = mat_at(w->ch.cb, t, 0).p;
     float ends = 0;
-    for (int u = 0; u < lo; u++)
-        m[u] = 0;
+    decay[t] = 0;
 #pragma omp simd reduction(+ : ends)
-    for (int u = lo; u < t; u++) {
+    for (int u = 0; u < t1; u++) {
         const float dcb_u = dm[u] * decay[u], pull = dcb_u * cb[u];
         m[u] = cb[u] * decay[u];
         dcb[u] += dcb_u;
@@ -126,8 +123,6 @@ static void pair_row(struct space *w, const float *restrict dm, const float *res
     }
     m[t] = cb[t];
     dcb[t] += dm[t];
-    for (int u = t + 1; u < t1; u++)
-        m[u] = 0;
     w->pull[t] = ends;
 }
 

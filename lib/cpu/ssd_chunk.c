@@ -84,20 +84,20 @@ void ssd_decay_tile(struct mat to, const struct ssd_chunk *ch, int t0, int t1)
     float *restrict to_tile = ch->to_tile, *restrict in_tile = ch->in_tile;
     for (int u = 0; u < t0; u++)
         to_tile[u] = vexp((float)(origin - ch->sum[u]));
-    for (int t = t0; t < t1; t++)
-        in_tile[t - t0] = (float)(ch->sum[t] - origin);
+    for (int t = 0; t < SSD_TILE; t++)
+        in_tile[t] = (float)(ch->sum[t0 + t < t1 ? t0 + t : t1 - 1] - origin);
     for (int t = t0; t < t1; t++) {
         float *restrict out = to.p + (t - t0) * to.ld;
+        float tile[SSD_TILE];
         const float here = in_tile[t - t0], from_tile = vexp(here);
         const int lo = ch->start[t] > 0 ? ch->start[t] : 0;
-        for (int u = 0; u < lo; u++)
-            out[u] = 0;
-        for (int u = lo; u < t0; u++)
+        for (int u = 0; u < t0; u++)
             out[u] = from_tile * to_tile[u];
-        for (int u = lo > t0 ? lo : t0; u < t; u++)
-            out[u] = vexp(here - in_tile[u - t0]);
-        out[t] = 1;
-        for (int u = t + 1; u < t1; u++)
+        for (int u = 0; u < SSD_TILE; u++) /* all of them: half are thrown away, none is a rest */
+            tile[u] = vexp(here - in_tile[u]);
+        for (int u = 0; u < t1 - t0; u++)
+            out[t0 + u] = t0 + u <= t ? tile[u] : 0;
+        for (int u = 0; u < lo; u++)
             out[u] = 0;
     }
 }

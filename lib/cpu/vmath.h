@@ -6,17 +6,22 @@
 #include <stdint.h>
 #include <string.h>
 
-/* e^x to about 2 ulp in float: x = n ln2 + r, a polynomial in r, n put into the exponent.
- * Underflows to 0 below -87.3 (about the smallest normal float), saturates near 88.7; NaN stays
- * NaN. */
+/* e^x to about 2 ulp in float: x = n ln2 + r, a polynomial in r, n put into the exponent. 0 below
+ * -87.7 (half the smallest normal float), saturates at 88.0; NaN stays NaN. |x| is bounded as an
+ * integer: compilers turn that into one instruction, but a bound on floats into many. */
 static inline float vexp(float x)
 {
-    const float hi = 88.37f, lo = -87.33f,
-                magic = 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
-    const float clipped = x > hi ? hi : (x < lo ? lo : x);
-    const float shifted = clipped * 1.44269504f + magic;
+    const float magic = 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint32_t bound = 0x42B00A3Du; /* 88.02: n stays within -127, whose scale is 0, to 127 */
+    const uint32_t size = bits & 0x7FFFFFFFu, least = size < bound ? size : bound;
+    bits = (bits & 0x80000000u) | least;
+    float bounded;
+    memcpy(&bounded, &bits, sizeof bounded);
+    const float shifted = bounded * 1.44269504f + magic;
     const float n = shifted - magic;
-    const float r = (clipped - n * 0.693359375f) + n * 2.12194440e-4f;
+    const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -24,12 +29,11 @@ static inline float vexp(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    uint32_t bits;
     memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << 23) + 0x3F800000u; /* the low bits of `shifted` are n */
     float scale;
     memcpy(&scale, &bits, sizeof scale);
-    return x < lo ? 0.0f : p * scale;
+    return x == x ? p * scale : x;
 }
 
 static inline float vsigmoid(float x)
