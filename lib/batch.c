@@ -6,10 +6,12 @@
 #include "corpus.h"
 #include "rng.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum {
     CACHE_BYTES = 32 << 20, /* of decompressed frames */
@@ -30,6 +32,7 @@ struct batch {
     int64_t n_rows;       /* shards */
     struct corpus corpus; /* shards */
     struct in in;         /* stream */
+    int stop_fd[2];       /* stream: a pipe whose writing end is closed to stop a read */
     struct stream_reader reader;
     XXH64_state_t *hash;  /* of the stream's ids */
     const int32_t *block; /* stream: ids read and not yet used */
@@ -165,9 +168,6 @@ static int fill_from_stream(struct batch *b, struct slot *s, int64_t micro, stru
 static void *prefetch(void *arg)
 {
     struct batch *b = arg;
-    int old;
-    /* Only a read of a stream, which may wait for ever, can be cancelled: it holds no lock. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
     pthread_mutex_lock(&b->lock);
     while (!b->is_stopping) {
         if (b->n_ready == b->n_slots || b->is_over) {
@@ -178,13 +178,8 @@ static void *prefetch(void *arg)
         const int64_t micro = b->next_fill;
         struct slot *s = &b->slot[(b->tail + b->n_ready) % b->n_slots];
         pthread_mutex_unlock(&b->lock);
-        if (b->is_stream) {
-            pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
-            s->status = fill_from_stream(b, s, micro, &s->err);
-            pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
-        } else {
-            s->status = fill_from_shards(b, s, micro, &s->err);
-        }
+        s->status = b->is_stream ? fill_from_stream(b, s, micro, &s->err)
+                                 : fill_from_shards(b, s, micro, &s->err);
         pthread_mutex_lock(&b->lock);
         if (generation != b->generation)
             continue;
@@ -217,6 +212,9 @@ static int open_source(struct batch *b, const char *const *paths, int n_paths,
 {
     if (b->is_stream) {
         TRY(in_open(&b->in, "-", err));
+        if (pipe2(b->stop_fd, O_CLOEXEC) != 0)
+            return err_errno(err, NULL, NULL, "cannot make a pipe");
+        b->in.stop_fd = b->stop_fd[0];
         TRY(stream_open(&b->reader, &b->in, err));
         const struct stream_header *h = &b->reader.h;
         if (h->eos != ID_EOS)
@@ -314,7 +312,10 @@ void batch_close(struct batch *b)
         b->is_stopping = true;
         pthread_cond_signal(&b->wake);
         pthread_mutex_unlock(&b->lock);
-        pthread_cancel(b->thread);
+        /* A read of a stream may wait for ever: the hang-up of the pipe ends it. */
+        if (b->stop_fd[1] > 0)
+            close(b->stop_fd[1]);
+        b->stop_fd[1] = 0;
         pthread_join(b->thread, NULL);
     }
     pthread_cond_destroy(&b->ready);
@@ -326,6 +327,9 @@ void batch_close(struct batch *b)
     free(b->row);
     if (b->hash)
         XXH64_freeState(b->hash);
+    for (int i = 0; i < 2; i++)
+        if (b->stop_fd[i] > 0)
+            close(b->stop_fd[i]);
     stream_close(&b->reader);
     in_close(&b->in);
     corpus_close(&b->corpus);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,9 +52,26 @@ int in_memory(struct in *in, const char *name, const void *bytes, size_t n, stru
     return 0;
 }
 
-static ssize_t read_some(int fd, void *to, size_t n)
+/* Waits until fd has something; -1 with ECANCELED once stop_fd has. */
+static int wait_for(int fd, int stop_fd)
+{
+    struct pollfd p[2] = {{.fd = fd, .events = POLLIN}, {.fd = stop_fd, .events = POLLIN}};
+    while (p[0].revents == 0) {
+        if (poll(p, 2, -1) < 0 && errno != EINTR)
+            return -1;
+        if (p[1].revents != 0) {
+            errno = ECANCELED;
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static ssize_t read_some(int fd, int stop_fd, void *to, size_t n)
 {
     ssize_t r;
+    if (stop_fd > 0 && wait_for(fd, stop_fd) != 0)
+        return -1;
     do
         r = read(fd, to, n);
     while (r < 0 && errno == EINTR);
@@ -64,7 +82,7 @@ int in_some(struct in *in, void *to, size_t n, size_t *got, struct err *err)
 {
     *got = 0;
     if (in->begin == in->end) {
-        const ssize_t r = in->fd < 0 ? 0 : read_some(in->fd, in->hold, IO_HOLD);
+        const ssize_t r = in->fd < 0 ? 0 : read_some(in->fd, in->stop_fd, in->hold, IO_HOLD);
         if (r < 0)
             return err_errno(err, in->path, NULL, "cannot read");
         in->begin = 0;

@@ -17,6 +17,7 @@ struct in {
     uint64_t offset; /* bytes handed out so far */
     uint8_t *hold;   /* owned read-ahead of IO_HOLD bytes */
     size_t begin, end;
+    int stop_fd; /* 0: none; else a read that waits ends in an error once this can be read */
 };
 
 MUST_USE int in_open(struct in *in, const char *path, struct err *err);
