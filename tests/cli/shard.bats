@@ -121,7 +121,8 @@ sum() {
     kill -TERM "$pid"
     tail -c +701 "$stream" >&7
     exec 7>&-
-    run wait "$pid"
+    status=0
+    wait "$pid" || status=$?
     [ "$status" -eq 143 ]
     [ "$(ls)" = pipe ]
 }
