@@ -91,7 +91,8 @@ static int read_param(struct ckpt *k, int param, const struct st *st, int i, str
     if (t->dtype != DT_BF16 && t->dtype != DT_F16)
         return err_set(err, in->path, "convert it to F32, BF16 or F16", "tensor %s is of type %s",
                        t->name, dtype_name(t->dtype));
-    uint16_t *narrow = (uint16_t *)(w + want->count) - want->count;
+    void *end = w + want->count;
+    uint16_t *narrow = (uint16_t *)end - want->count;
     TRY(st_read_tensor(st, i, in, narrow, err));
     widen(w, narrow, want->count, t->dtype);
     return 0;

@@ -123,9 +123,9 @@ static int read_pattern(const struct reader *r, struct config *c)
 
 static int read_rope(const struct reader *r, struct config *c)
 {
-    const json_t *type = get(r, "position_embedding_type");
+    const char *type = json_string_value(get(r, "position_embedding_type"));
     const struct reader inner = {get(r, "rope_parameters"), r->is_hf, r->err};
-    c->use_rope = type && json_is_string(type) && strcmp(json_string_value(type), "rope") == 0;
+    c->use_rope = type && strcmp(type, "rope") == 0;
     if (get(r, "rope_scaling"))
         return err_set(r->err, NULL, "use a model without it",
                        "rope_scaling is set, which hm does not do");
@@ -259,8 +259,9 @@ static void float_text(char to[32], float v)
         if (strtof(to, NULL) == v)
             break;
     }
+    const size_t n = strlen(to);
     if (!strpbrk(to, ".e"))
-        strcat(to, ".0");
+        memcpy(to + n, ".0", 3);
 }
 
 static int put_int(struct buf *to, const char *key, int v, struct err *err)

@@ -323,6 +323,11 @@ int st_add_meta(struct st *st, const char *key, const char *value, struct err *e
     return add_meta(st, key, value, err);
 }
 
+/* A tensor's place in the file. */
+struct place {
+    struct st_tensor *tensor;
+};
+
 /* The order of the format's own writer: wider types first, then by name, so that each tensor is
  * aligned to its type. */
 static int file_order(const void *a, const void *b)
@@ -331,22 +336,24 @@ static int file_order(const void *a, const void *b)
         [DT_U64] = 0,  [DT_I64] = 1, [DT_F32] = 2, [DT_I32] = 3,
         [DT_BF16] = 4, [DT_F16] = 5, [DT_U8] = 6,
     };
-    const struct st_tensor *const *x = a, *const *y = b;
-    const int by_rank = rank[(*x)->dtype] - rank[(*y)->dtype];
-    return by_rank ? by_rank : strcmp((*x)->name, (*y)->name);
+    const struct st_tensor *x = ((const struct place *)a)->tensor;
+    const struct st_tensor *y = ((const struct place *)b)->tensor;
+    const int by_rank = rank[x->dtype] - rank[y->dtype];
+    return by_rank ? by_rank : strcmp(x->name, y->name);
 }
 
 static json_t *tensor_json(const struct st_tensor *t)
 {
+    const json_int_t begin = (json_int_t)t->begin;
     json_t *shape = json_array();
     for (int d = 0; d < t->n_dims; d++)
         json_array_append_new(shape, json_integer(t->dim[d]));
     return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtype_name(t->dtype), "shape", shape,
-                     "data_offsets", (json_int_t)t->begin, (json_int_t)(t->begin + t->bytes));
+                     "data_offsets", begin, begin + (json_int_t)t->bytes);
 }
 
 /* The header's text, for tensors whose begin is set. */
-static char *header_json(const struct st *st, struct st_tensor *const *order)
+static char *header_json(const struct st *st, const struct place *order)
 {
     json_t *root = json_object(), *meta = json_object();
     bool is_ok = json_object_set_new(meta, "format", json_string("pt")) == 0;
@@ -354,13 +361,14 @@ static char *header_json(const struct st *st, struct st_tensor *const *order)
         is_ok &= json_object_set_new(meta, st->meta[i].key, json_string(st->meta[i].value)) == 0;
     is_ok &= json_object_set_new(root, metadata_key, meta) == 0;
     for (int i = 0; i < st->n_tensors; i++)
-        is_ok &= json_object_set_new(root, order[i]->name, tensor_json(order[i])) == 0;
+        is_ok &=
+            json_object_set_new(root, order[i].tensor->name, tensor_json(order[i].tensor)) == 0;
     char *text = is_ok ? json_dumps(root, JSON_COMPACT) : NULL;
     json_decref(root);
     return text;
 }
 
-static int write_header(const struct st *st, struct st_tensor *const *order, struct out *out,
+static int write_header(const struct st *st, const struct place *order, struct out *out,
                         struct err *err)
 {
     char *text = header_json(st, order);
@@ -378,20 +386,20 @@ static int write_header(const struct st *st, struct st_tensor *const *order, str
     return rc;
 }
 
-static int write_ordered(struct st *st, struct st_tensor **order, const void *const *data,
+static int write_ordered(struct st *st, struct place *order, const void *const *data,
                          struct out *out, struct err *err)
 {
     for (int i = 0; i < st->n_tensors; i++)
-        order[i] = &st->tensor[i];
+        order[i].tensor = &st->tensor[i];
     qsort(order, (size_t)st->n_tensors, sizeof *order, file_order);
     uint64_t end = 0;
     for (int i = 0; i < st->n_tensors; i++) {
-        order[i]->begin = end;
-        end += order[i]->bytes;
+        order[i].tensor->begin = end;
+        end += order[i].tensor->bytes;
     }
     TRY(write_header(st, order, out, err));
     for (int i = 0; i < st->n_tensors; i++)
-        TRY(out_write(out, data[order[i] - st->tensor], order[i]->bytes, err));
+        TRY(out_write(out, data[order[i].tensor - st->tensor], order[i].tensor->bytes, err));
     return 0;
 }
 
@@ -404,9 +412,9 @@ int st_write(struct st *st, const void *const *data, struct out *out, struct err
     TRY(st_header_hash(st, &hash, err));
     st_put_hex(hex, hash);
     TRY(add_meta(st, st_hash_key, hex, err));
-    struct st_tensor **order = malloc(((size_t)st->n_tensors + 1) * sizeof(struct st_tensor *));
+    struct place *order = malloc(((size_t)st->n_tensors + 1) * sizeof *order);
     if (!order)
-        return err_oom(err, (size_t)st->n_tensors * sizeof(struct st_tensor *));
+        return err_oom(err, (size_t)st->n_tensors * sizeof *order);
     const int rc = write_ordered(st, order, data, out, err);
     free(order);
     return rc;
