@@ -252,7 +252,8 @@ static int run(struct app *a, struct err *err)
     if (!a->is_text && !a->is_decode)
         TRY(cli_check_binary_stdout(a->out, a->is_forced, err));
     TRY(out_open(&a->to, a->out, err));
-    cli_catch_signals();
+    if (a->to.temp[0]) /* there is something to clean up */
+        cli_catch_signals();
     cli_progress_begin(&a->progress, &a->tool, 0);
     TRY(a->is_decode ? decode(a, err) : encode(a, err));
     return out_commit(&a->to, err);
