@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { READ_BYTES = 1 << 18 };
+enum { READ_BYTES = 1 << 16 };
 
 /* Names the open file the current one. The name that the last record was given stays. */
 static void set_path(struct records *r)

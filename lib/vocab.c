@@ -214,9 +214,9 @@ int vocab_read(struct vocab *v, const void *bytes, size_t n, struct err *err)
     /* The defaults of the message's definition. */
     *v = (struct vocab){
         .model_type = 1, .has_dummy_prefix = true, .removes_spaces = true, .escapes_spaces = true};
-    const struct wire w = {bytes, (const uint8_t *)bytes + n};
     if (n == 0)
         return broken(err);
+    const struct wire w = {bytes, (const uint8_t *)bytes + n};
     if (read_model(v, w, err) == 0)
         return 0;
     vocab_free(v);

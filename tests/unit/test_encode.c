@@ -5,7 +5,7 @@
 #include "ref/spm_ref.h"
 #include "rng.h"
 #include "tap.h"
-#include "vocab.h"
+#include "tokmodel.h"
 #include "words.h"
 
 #include <pthread.h>
@@ -63,69 +63,6 @@ static int train(const struct buf *text, const struct spm_spec *spec, struct buf
         rc = spm_train(spec, w.list, w.n, model, &err);
     words_free(&w);
     return rc;
-}
-
-static void put_byte(struct buf *to, unsigned b)
-{
-    (void)!buf_put(to, &(uint8_t){(uint8_t)b}, 1, &err);
-}
-
-static void put_message(struct buf *to, unsigned number, const struct buf *content)
-{
-    put_byte(to, number << 3 | 2);
-    put_byte(to, (unsigned)content->size & 0x7F ? 0x80 | ((unsigned)content->size & 0x7F) : 0x80);
-    put_byte(to, (unsigned)(content->size >> 7));
-    (void)!buf_put(to, content->data, content->size, &err);
-}
-
-static void put_piece(struct buf *to, const char *text, float score, enum piece_type type)
-{
-    struct buf piece = {0};
-    put_byte(&piece, 1 << 3 | 2);
-    put_byte(&piece, (unsigned)strlen(text));
-    (void)!buf_put(&piece, text, strlen(text), &err);
-    put_byte(&piece, 2 << 3 | 5);
-    (void)!buf_put(&piece, &score, 4, &err);
-    put_byte(&piece, 3 << 3);
-    put_byte(&piece, type);
-    put_message(to, 1, &piece);
-    buf_free(&piece);
-}
-
-struct settings {
-    int model_type, byte_fallback, dummy_prefix, remove_spaces, escape_spaces;
-    const char *rules;
-};
-
-static const struct settings GOOD = {2, 1, 0, 0, 1, ""};
-
-static void put_settings(struct buf *to, const struct settings *s)
-{
-    struct buf trainer = {0}, normalizer = {0};
-    const uint8_t t[] = {3 << 3, (uint8_t)s->model_type, (35 << 3 & 0x7F) | 0x80, 35 << 3 >> 7,
-                         (uint8_t)s->byte_fallback};
-    (void)!buf_put(&trainer, t, sizeof t, &err);
-    put_message(to, 2, &trainer);
-    const uint8_t n[] = {3 << 3, (uint8_t)s->dummy_prefix,  4 << 3,     (uint8_t)s->remove_spaces,
-                         5 << 3, (uint8_t)s->escape_spaces, 2 << 3 | 2, (uint8_t)strlen(s->rules)};
-    (void)!buf_put(&normalizer, n, sizeof n, &err);
-    (void)!buf_put(&normalizer, s->rules, strlen(s->rules), &err);
-    put_message(to, 3, &normalizer);
-    buf_free(&trainer);
-    buf_free(&normalizer);
-}
-
-static void put_specials(struct buf *to)
-{
-    put_piece(to, "<unk>", 0, PIECE_UNKNOWN);
-    put_piece(to, "<s>", 0, PIECE_CONTROL);
-    put_piece(to, "</s>", 0, PIECE_CONTROL);
-    put_piece(to, "<pad>", 0, PIECE_CONTROL);
-    for (unsigned b = 0; b < 256; b++) {
-        char text[8];
-        snprintf(text, sizeof text, "<0x%02X>", b);
-        put_piece(to, text, 0, PIECE_BYTE);
-    }
 }
 
 static const char *const LETTERS[] = {"a", "b", "c", "\xE2\x96\x81", "\xC3\xA9", "\xE6\xBC\xA2",
@@ -394,7 +331,7 @@ static void test_long(const struct tok *t, const struct spm_ref *r)
     free(text);
 }
 
-static int open_with(const struct settings *s, void (*specials)(struct buf *))
+static int open_with(const struct model_settings *s, void (*specials)(struct buf *))
 {
     struct buf model = {0};
     struct tok *t = NULL;
@@ -424,12 +361,17 @@ static void doubled(struct buf *to)
 static void test_refusals(const struct buf *model)
 {
     ok(open_with(&GOOD, put_specials) == 0, "a small model opens");
-    ok(open_with(&(struct settings){1, 1, 0, 0, 1, ""}, put_specials) == -1, "refuses Unigram");
-    ok(open_with(&(struct settings){2, 0, 0, 0, 1, ""}, put_specials) == -1, "no byte fallback");
-    ok(open_with(&(struct settings){2, 1, 1, 0, 1, ""}, put_specials) == -1, "dummy prefix");
-    ok(open_with(&(struct settings){2, 1, 0, 1, 1, ""}, put_specials) == -1, "removed spaces");
-    ok(open_with(&(struct settings){2, 1, 0, 0, 0, ""}, put_specials) == -1, "spaces as they are");
-    ok(open_with(&(struct settings){2, 1, 0, 0, 1, "x"}, put_specials) == -1, "rewriting rules");
+    ok(open_with(&(struct model_settings){1, 1, 0, 0, 1, ""}, put_specials) == -1,
+       "refuses Unigram");
+    ok(open_with(&(struct model_settings){2, 0, 0, 0, 1, ""}, put_specials) == -1,
+       "no byte fallback");
+    ok(open_with(&(struct model_settings){2, 1, 1, 0, 1, ""}, put_specials) == -1, "dummy prefix");
+    ok(open_with(&(struct model_settings){2, 1, 0, 1, 1, ""}, put_specials) == -1,
+       "removed spaces");
+    ok(open_with(&(struct model_settings){2, 1, 0, 0, 0, ""}, put_specials) == -1,
+       "spaces as they are");
+    ok(open_with(&(struct model_settings){2, 1, 0, 0, 1, "x"}, put_specials) == -1,
+       "rewriting rules");
     ok(open_with(&GOOD, no_bytes) == -1, "no byte pieces");
     ok(open_with(&GOOD, doubled) == -1, "a piece twice");
     int n_opened = 0;
