@@ -174,7 +174,8 @@ struct ops {
     void (*embed_bwd)(struct dev *, struct tensor *dw /* (V,D) f32 += */, const int32_t *ids,
                       const struct tensor *dy, float scale);
 
-    /* --- linear: y(M,n) = x(M,k) w^T --- y may be f32 whatever act_dtype is (logits) */
+    /* --- linear: y(M,n) = x(M,k) w^T --- y may be f32 whatever act_dtype is (logits). With bf16
+     * weights fwd and bwd round the other operand to bf16 too; step, bound by memory, does not. */
     void (*linear_fwd)(struct dev *, struct tensor *y, const struct tensor *x,
                        const struct weight *w);
     void (*linear_bwd_x)(struct dev *, struct tensor *dx, const struct tensor *dy,

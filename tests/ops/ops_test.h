@@ -148,7 +148,11 @@ __attribute__((unused)) static struct tensor t_tensor(struct dev *dev, const dou
 __attribute__((unused)) static struct tensor t_garbage(struct dev *dev, int64_t rows, int64_t cols,
                                                        int64_t ld)
 {
-    return t_tensor(dev, t_random((size_t)(rows * cols), 100, 99), rows, cols, ld);
+    const size_t n = (size_t)rows * (size_t)cols;
+    double *junk = t_zeros(n);
+    for (size_t i = 0; i < n; i++)
+        junk[i] = i % 2 ? 77 : -55;
+    return t_tensor(dev, junk, rows, cols, ld);
 }
 
 /* A vector of parameters (n). */
