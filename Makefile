@@ -174,7 +174,8 @@ lint: test-deps $(B)/gen/version.h
 	@clang-format --dry-run -Werror $(C_FILES)
 	@printf '%s\n' $(filter-out lib/err.c,$(filter %.c,$(TIDY))) | xargs -P $(JOBS) -n 4 sh -c 'clang-tidy --quiet "$$@" -- \
 	    -include tests/check/analyzer.h $(PP) -I$(B)/gen -DCPU_OPS=hm_cpu_ops_base -std=gnu11 -march=x86-64-v3 2>&1' tidy
-	@clang-tidy --quiet lib/err.c $(filter %.cpp,$(TIDY)) -- $(PP)
+	@clang-tidy --quiet lib/err.c -- $(PP)
+	@clang-tidy --quiet $(filter %.cpp,$(TIDY)) -- $(PP) -std=gnu++17
 	@cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
 	    --suppressions-list=tests/check/cppcheck.txt -j $(JOBS) $(PP) -DCPU_OPS=hm_cpu_ops_base bin lib
 format:
