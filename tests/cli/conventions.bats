@@ -46,9 +46,9 @@ setup() {
 
 @test "a near miss is answered with the name that was meant" {
     for tool in $(tools); do
-        run "$tool" --hepl </dev/null
+        run "$tool" --pogress </dev/null
         [ "$status" -eq 2 ]
-        says "did you mean '--help'?"
+        says "did you mean '--progress'?"
     done
 }
 
@@ -114,7 +114,7 @@ setup() {
     for tool in $(tools); do
         case $tool in
         tok-train) run "$tool" none.txt ;;
-        tok-encode) run "$tool" --tok none.model ;;
+        tok-encode) run "$tool" -m none.model ;;
         shard) run "$tool" --list none.tok.zst ;;
         hm-train) run "$tool" --tok none.model none.tok.zst ;;
         *) run "$tool" -m none.safetensors ;;
@@ -128,7 +128,7 @@ setup() {
 @test "without a default file the error names the option" {
     run bash -c 'echo text | tok-encode'
     [ "$status" -eq 1 ]
-    says "tok-encode: tok.model: is not in the working directory: name it with --tok FILE"
+    says "tok-encode: tok.model: is not in the working directory: name it with --model FILE"
     run bash -c 'echo text | hm-gen'
     [ "$status" -eq 1 ]
     says "hm-gen: model.safetensors: is not in the working directory: name it with"
