@@ -6,6 +6,7 @@
 #include "table.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 enum { BLOCK_IDS = 4096, CACHE_BYTES = 1 << 24 };
 
@@ -240,19 +241,30 @@ int eval_feed_tasks(const struct eval_feed *f, const char *path, struct tasks *t
 
 /* --- what a file is --- */
 
+/* The first bytes of a token stream. */
+static const uint8_t stream_magic[4] = {0x89, 'H', 'M', 'T'};
+
 int eval_kind_of(const char *path, enum eval_kind *kind, struct err *err)
 {
     struct in in;
+    struct stat st;
     uint8_t magic[4] = {0};
     size_t got;
     const size_t n = strlen(path);
     *kind = n > 4 && strcmp(path + n - 4, ".csv") == 0 ? EVAL_TASKS : EVAL_STREAM;
-    if (strcmp(path, "-") == 0 || *kind == EVAL_TASKS)
+    if (strcmp(path, "-") == 0)
         return 0;
     TRY(in_open(&in, path, err));
-    const int rc = in_read(&in, magic, sizeof magic, &got, err);
+    /* what comes through a pipe can be read once: it is taken for a stream */
+    const bool is_known = *kind == EVAL_TASKS || fstat(in.fd, &st) != 0 || !S_ISREG(st.st_mode);
+    const int rc = is_known ? 0 : in_read(&in, magic, sizeof magic, &got, err);
     in_close(&in);
-    if (rc == 0 && got == sizeof magic && get_u32(magic) == FRONT_MAGIC)
+    if (rc != 0 || is_known)
+        return rc;
+    if (get_u32(magic) == FRONT_MAGIC)
         *kind = EVAL_SHARDS;
-    return rc;
+    else if (memcmp(magic, stream_magic, sizeof magic) != 0)
+        return err_set(err, path, "give --text for raw text, --tasks for a table",
+                       "is neither a shard nor a token stream nor named *.csv");
+    return 0;
 }

@@ -18,7 +18,8 @@ struct eval_feed {
     struct cli_progress *progress;
 };
 
-/* What a file is, by its name (.csv) and its first bytes. "-" is a stream. */
+/* What a file is, by its name (.csv) and its first bytes; an error for what is none of ours. "-"
+ * and what is no regular file are streams. */
 MUST_USE int eval_kind_of(const char *path, enum eval_kind *kind, struct err *err);
 
 /* Each scores its files as one text, into *s, which the caller frees. -1 also when a signal came:

@@ -1,6 +1,7 @@
 /* gen_chat: see gen_chat.h. Answers go to stdout, everything else to stderr. */
 #include "gen_chat.h"
 #include "gen_line.h"
+#include "prompts.h"
 
 #include <ctype.h>
 #include <signal.h>
@@ -12,7 +13,8 @@ struct talk {
     const struct cli_tool *tool;
     struct chat chat;
     struct line_editor *lines;
-    struct buf text, line;
+    struct buf text, line, shown;
+    bool is_tty;    /* stdout */
     bool has_shown; /* something of the answer that is not white space */
     bool ends_line; /* the answer's last byte was a line break */
     bool is_over;
@@ -147,6 +149,12 @@ static int show(void *arg, const void *bytes, size_t n, struct err *err)
         return 0;
     t->has_shown = true;
     t->ends_line = p[n - 1] == '\n';
+    if (t->is_tty) {
+        t->shown.size = 0;
+        TRY(text_printable(&t->shown, p, n, err));
+        p = (const char *)t->shown.data;
+        n = t->shown.size;
+    }
     if (fwrite(p, 1, n, stdout) < n || fflush(stdout) != 0)
         return err_errno(err, "-", NULL, "cannot write");
     return 0;
@@ -269,11 +277,12 @@ int gen_chat(const struct cli_tool *tool, const struct gen_args *a, struct loade
              const struct gen_opts *opts, int S)
 {
     struct err err;
-    struct talk t = {.tool = tool};
+    struct talk t = {.tool = tool, .is_tty = isatty(STDOUT_FILENO)};
     const int status = talk_all(&t, a, l, opts, S, &err) == 0 ? 0 : cli_error(tool, &err);
     line_editor_close(t.lines);
     chat_close(&t.chat);
     buf_free(&t.text);
     buf_free(&t.line);
+    buf_free(&t.shown);
     return status;
 }

@@ -87,6 +87,15 @@ static int kind_of(const struct session *s, const char *path, enum eval_kind *ki
     return eval_kind_of(path, kind, err);
 }
 
+/* Whether all inputs are there and something that can be scored, before the model is read. */
+static int check_files(const struct session *s, char **path, int n, struct err *err)
+{
+    enum eval_kind kind;
+    for (int i = 0; i < n; i++)
+        TRY(kind_of(s, path[i], &kind, err));
+    return 0;
+}
+
 /* Neighbouring shards are one corpus, and so are all files of text; the rest stands alone. */
 static int score_all(struct session *s, char **path, int n, struct err *err)
 {
@@ -173,7 +182,9 @@ static int run(const struct cli_tool *tool, const struct eval_args *a, char **pa
                struct err *err)
 {
     struct session s = {.tool = tool, .a = a};
-    int rc = prepare(&s, err);
+    int rc = check_files(&s, path, n, err);
+    if (rc == 0)
+        rc = prepare(&s, err);
     if (rc == 0)
         rc = print_run(&s, err);
     if (rc == 0)

@@ -85,6 +85,12 @@ static int next_prompt(void *arg, struct gen_prompt *p, struct err *err)
 static int show_text(void *arg, const void *bytes, size_t n, struct err *err)
 {
     struct session *s = arg;
+    if (isatty(s->out.fd)) {
+        s->text.size = 0;
+        TRY(text_printable(&s->text, bytes, n, err));
+        bytes = s->text.data;
+        n = s->text.size;
+    }
     TRY(out_write(&s->out, bytes, n, err));
     return out_flush(&s->out, err);
 }

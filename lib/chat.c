@@ -155,7 +155,9 @@ static int decode(struct chat *c, const struct chat_calls *calls, struct complet
                   struct err *err)
 {
     const int32_t slot = 0;
-    sampler_start(&c->sampler, 0, &c->opts.sample, (uint32_t)c->ids.n, c->ids.data, c->ids.n);
+    struct sample_opts o;
+    TRY(gen_choice(&c->opts, c->model->c.V, &o, err));
+    sampler_start(&c->sampler, 0, &o, (uint32_t)c->ids.n, c->ids.data, c->ids.n);
     while (a->stop == GEN_GOES_ON) {
         struct tensor logits;
         int32_t id;

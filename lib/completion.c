@@ -42,6 +42,12 @@ int gen_set(struct gen_opts *o, const char *name, double value, struct err *err)
     return 1;
 }
 
+int gen_choice(const struct gen_opts *o, int V, struct sample_opts *choice, struct err *err)
+{
+    *choice = o->sample;
+    return o->ignore_eos ? sample_add_bias(choice, ID_EOS, -1e9, V, err) : 0;
+}
+
 void gen_opts_free(struct gen_opts *o)
 {
     stops_free(&o->stops);

@@ -124,12 +124,6 @@ static struct job *job_at(struct run *r, int64_t number)
     return &r->job[number % r->cap];
 }
 
-/* </s> cannot be chosen: its logit falls below every other. */
-static int ban_eos(struct sample_opts *o, int V, struct err *err)
-{
-    return sample_add_bias(o, ID_EOS, -1e9, V, err);
-}
-
 /* Reads the prompt into the slot, all but its last id, which is the input of the first step. */
 static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, struct err *err)
 {
@@ -150,9 +144,8 @@ static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, s
     if (n > 0)
         TRY(model_read(g->model, s, slot, j->ids.data + begin, n, NULL, NULL, NULL, err));
     r->totals.n_read += (int64_t)(j->ids.n - begin);
-    struct sample_opts o = j->prompt.opts.sample;
-    if (j->prompt.opts.ignore_eos)
-        TRY(ban_eos(&o, g->model->c.V, err));
+    struct sample_opts o;
+    TRY(gen_choice(&j->prompt.opts, g->model->c.V, &o, err));
     sampler_start(&g->sampler, slot, &o, j->prompt.opts.has_seed ? 0 : (uint32_t)number,
                   j->ids.data, j->ids.n);
     return 0;

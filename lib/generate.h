@@ -27,6 +27,9 @@ void gen_defaults(struct gen_opts *o);
 MUST_USE int gen_opts_copy(struct gen_opts *to, const struct gen_opts *from, struct err *err);
 /* sample_set, and "max_tokens" and "ignore_eos" (0 or 1). */
 MUST_USE int gen_set(struct gen_opts *o, const char *name, double value, struct err *err);
+/* What the sampler is to do: o->sample, and </s> below every other where ignore_eos is on. */
+MUST_USE int gen_choice(const struct gen_opts *o, int V, struct sample_opts *choice,
+                        struct err *err);
 void gen_opts_free(struct gen_opts *o);
 
 enum gen_stop { GEN_GOES_ON, GEN_EOS, GEN_STRING, GEN_LENGTH, GEN_CONTEXT, GEN_CANCELLED };

@@ -163,6 +163,22 @@ int text_json(struct buf *to, const void *text, size_t n, bool *is_exact, struct
     return buf_put(to, "\"", 1, err);
 }
 
+int text_printable(struct buf *to, const void *text, size_t n, struct err *err)
+{
+    const uint8_t *p = text;
+    for (size_t i = 0; i < n;) {
+        const int len = utf8_prefix(p + i, n - i);
+        const bool is_c0 = (p[i] < 0x20 && p[i] != '\n' && p[i] != '\t') || p[i] == 0x7F;
+        const bool is_c1 = len == 2 && p[i] == 0xC2 && p[i + 1] < 0xA0;
+        if (len <= 0 || is_c0 || is_c1)
+            TRY(buf_put(to, "\xEF\xBF\xBD", 3, err));
+        else
+            TRY(buf_put(to, p + i, (size_t)len, err));
+        i += len > 0 ? (size_t)len : 1;
+    }
+    return 0;
+}
+
 static int put_tokens(struct buf *to, const struct completion *c, struct err *err)
 {
     TRY(buf_printf(to, err, ", \"ids\": ["));

@@ -21,6 +21,10 @@ MUST_USE int text_unescape(struct buf *to, const void *text, size_t n, struct er
  * that happened. */
 MUST_USE int text_json(struct buf *to, const void *text, size_t n, bool *is_exact, struct err *err);
 
+/* Appends text that is safe to show on a terminal: line breaks and tabs as they are, each other
+ * control character and each byte of ill-formed UTF-8 as U+FFFD. */
+MUST_USE int text_printable(struct buf *to, const void *text, size_t n, struct err *err);
+
 struct result_opts {
     bool has_echo;  /* the prompt too */
     bool has_rates; /* JSON: tokens a second, which differ from run to run */
