@@ -283,10 +283,11 @@ struct ops {
     /* ctl->gnorm = ||g|| over n gradients (f32, summed in double), then the verdict on the step:
      * skip = 1 where loss (loss_sum / n_targets: a step without targets too) or norm is not finite,
      * or, once 64 steps were applied, lies more than outlier_sigma deviations above its running
-     * mean. An accepted step moves the means and variances (by 1/64, in the first 64 by 1/applied,
-     * so that these are the plain ones), counts in applied, clears skipped_in_row; a skipped one
-     * counts in skipped and skipped_in_row. grad_scale = min(1, clip / gnorm), 1 where clip is 0.
-     */
+     * mean. Means and variances move by 1/64 a step (in the first 64 by 1/applied, so that these
+     * are the plain ones); an outlier moves them as if it lay at the limit, so that a lasting
+     * change of level is soon accepted, and what is not finite leaves them. A step counts in
+     * applied and clears skipped_in_row, or counts in skipped and skipped_in_row.
+     * grad_scale = min(1, clip / gnorm), 1 where clip is 0. */
     void (*gnorm)(struct dev *, struct step_ctl *ctl, const float *g, size_t n);
     /* AdamW (Loshchilov & Hutter 2019) on n elements, unless ctl->skip. Runs after gnorm: the bias
      * correction's step number is ctl->applied, which counts this step. decay: weight decay

@@ -34,10 +34,12 @@ static void gnorm_worker(void *arg, int worker, int n_workers)
     }
 }
 
-static bool is_outlier(double x, double mean, double var, const struct step_ctl *ctl)
+/* The greatest value that is no outlier; before the statistics mean something, any is none. */
+static double limit_of(double mean, double var, const struct step_ctl *ctl)
 {
-    return ctl->outlier_sigma > 0 && ctl->applied >= WARM_UP &&
-           x - mean > (double)ctl->outlier_sigma * sqrt(var);
+    if (!(ctl->outlier_sigma > 0) || ctl->applied < WARM_UP)
+        return (double)INFINITY;
+    return mean + (double)ctl->outlier_sigma * sqrt(var);
 }
 
 /* Moves mean and variance towards x by `rate`. */
@@ -48,25 +50,30 @@ static void follow(double *mean, double *var, double x, double rate)
     *var = (1 - rate) * (*var + rate * off * off);
 }
 
+/* An outlier moves the statistics too, as if it lay at the limit: a single one hardly does, while a
+ * lasting change of level is taken for the new normal after some steps. */
 static void judge(struct step_ctl *ctl)
 {
     const double loss = ctl->loss_sum / ctl->n_targets, norm = ctl->gnorm;
+    const double loss_limit = limit_of(ctl->loss_mean, ctl->loss_var, ctl);
+    const double norm_limit = limit_of(ctl->gnorm_mean, ctl->gnorm_var, ctl);
+    const bool is_finite = isfinite(loss) && isfinite(norm);
     ctl->grad_scale = 1;
     if (ctl->clip > 0 && norm > (double)ctl->clip)
         ctl->grad_scale = (float)((double)ctl->clip / norm);
-    ctl->skip = !isfinite(loss) || !isfinite(norm) ||
-                is_outlier(loss, ctl->loss_mean, ctl->loss_var, ctl) ||
-                is_outlier(norm, ctl->gnorm_mean, ctl->gnorm_var, ctl);
+    ctl->skip = !is_finite || loss > loss_limit || norm > norm_limit;
     if (ctl->skip) {
         ctl->skipped++;
         ctl->skipped_in_row++;
-        return;
+    } else {
+        ctl->applied++;
+        ctl->skipped_in_row = 0;
     }
-    ctl->applied++;
-    ctl->skipped_in_row = 0;
+    if (!is_finite)
+        return;
     const double rate = 1.0 / (double)(ctl->applied < WARM_UP ? ctl->applied : WARM_UP);
-    follow(&ctl->loss_mean, &ctl->loss_var, loss, rate);
-    follow(&ctl->gnorm_mean, &ctl->gnorm_var, norm, rate);
+    follow(&ctl->loss_mean, &ctl->loss_var, fmin(loss, loss_limit), rate);
+    follow(&ctl->gnorm_mean, &ctl->gnorm_var, fmin(norm, norm_limit), rate);
 }
 
 void cpu_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, size_t n)

@@ -3,12 +3,27 @@
 
 #include <math.h>
 
-static int is_bad(double x, double mean, double var, const struct step_ctl *ctl)
+/* Judges x, then moves the statistics by the share a: towards x, or as far as is still allowed. */
+static int judge(double x, double *mean, double *var, double sigma, bool is_early, double a)
 {
-    if (!isfinite(x))
-        return 1;
-    return ctl->outlier_sigma > 0 && ctl->applied >= 64 &&
-           x > mean + (double)ctl->outlier_sigma * sqrt(var);
+    const double limit = sigma > 0 && !is_early ? *mean + sigma * sqrt(*var) : (double)INFINITY;
+    const double seen = fmin(x, limit);
+    const double second = (1 - a) * (*var + *mean * *mean) + a * seen * seen;
+    *mean = (1 - a) * *mean + a * seen;
+    *var = second - *mean * *mean;
+    return x > limit;
+}
+
+static bool is_skipped(struct step_ctl *ctl, double loss, double sigma)
+{
+    const bool is_early = ctl->applied < 64;
+    /* exponential with 1/64 a step; before that the plain mean and variance so far */
+    const double a = is_early ? 1 / fmin(64, (double)ctl->applied + 1) : 1.0 / 64;
+    if (!isfinite(loss) || !isfinite(ctl->gnorm))
+        return true;
+    const int bad_loss = judge(loss, &ctl->loss_mean, &ctl->loss_var, sigma, is_early, a);
+    const int bad_norm = judge(ctl->gnorm, &ctl->gnorm_mean, &ctl->gnorm_var, sigma, is_early, a);
+    return bad_loss || bad_norm;
 }
 
 void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n)
@@ -17,24 +32,11 @@ void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n)
     for (size_t i = 0; i < n; i++)
         sum += (double)g[i] * (double)g[i];
     ctl->gnorm = sqrt(sum);
-    const double loss = ctl->loss_sum / ctl->n_targets;
     ctl->grad_scale = ctl->clip > 0 ? (float)fmin(1, (double)ctl->clip / ctl->gnorm) : 1;
-    ctl->skip = is_bad(loss, ctl->loss_mean, ctl->loss_var, ctl) ||
-                is_bad(ctl->gnorm, ctl->gnorm_mean, ctl->gnorm_var, ctl);
+    ctl->skip = is_skipped(ctl, ctl->loss_sum / ctl->n_targets, (double)ctl->outlier_sigma);
     ctl->skipped += ctl->skip;
+    ctl->applied += !ctl->skip;
     ctl->skipped_in_row = ctl->skip ? ctl->skipped_in_row + 1 : 0;
-    if (ctl->skip)
-        return;
-    /* exponential with 1/64 a step; before that the plain mean and variance so far */
-    const double a = 1 / fmin(64, (double)++ctl->applied);
-    const double x[2] = {loss, ctl->gnorm};
-    double *mean[2] = {&ctl->loss_mean, &ctl->gnorm_mean};
-    double *var[2] = {&ctl->loss_var, &ctl->gnorm_var};
-    for (int i = 0; i < 2; i++) {
-        const double second = (1 - a) * (*var[i] + *mean[i] * *mean[i]) + a * x[i] * x[i];
-        *mean[i] = (1 - a) * *mean[i] + a * x[i];
-        *var[i] = second - *mean[i] * *mean[i];
-    }
 }
 
 void ref_adamw(double *p, double *m, double *v, const double *g, size_t n, bool decay,
