@@ -158,6 +158,12 @@ static int prepare(struct model *m, const struct config *c, const struct model_o
     return 0;
 }
 
+static void add_work(const struct model *m, struct arena *plan)
+{
+    plan->by_kind[MEM_WORK] = work_bytes(m);
+    plan->used += plan->by_kind[MEM_WORK];
+}
+
 int model_plan(const struct config *c, const struct model_opts *opts, const struct dev *dev,
                struct arena *plan, struct err *err)
 {
@@ -166,8 +172,7 @@ int model_plan(const struct config *c, const struct model_opts *opts, const stru
     const int rc = prepare(&m, c, opts, &scratch, err);
     if (rc == 0) {
         *plan = m.plan;
-        plan->by_kind[MEM_WORK] = work_bytes(&m);
-        plan->used += plan->by_kind[MEM_WORK];
+        add_work(&m, plan);
     }
     model_close(&m);
     return rc;
@@ -185,10 +190,10 @@ int model_open(struct model *m, const struct config *c, const struct model_opts 
         model_close(m);
         return -1;
     }
-    struct arena a = {.base = m->block};
-    take_all(m, &a);
-    m->plan.by_kind[MEM_WORK] = work_bytes(m);
-    m->plan.used += m->plan.by_kind[MEM_WORK];
+    m->plan = (struct arena){.base = m->block};
+    take_all(m, &m->plan);
+    m->plan.base = NULL;
+    add_work(m, &m->plan);
     dev_zero(dev, m->ctl, sizeof *m->ctl);
     return 0;
 }

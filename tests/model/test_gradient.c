@@ -45,6 +45,8 @@ static void check_twin(struct model *m, const struct rows *rows, const float *we
     float *grad = gradient(m, rows, NULL);
     const struct step_ctl ctl = read_ctl(m);
     twin_open(&twin, &m->c, &m->params, rows);
+    twin.dropout = m->opts.dropout;
+    twin.ctl = &ctl;
     ok_within(fabs(ctl.loss_sum / ctl.n_targets / twin_loss(&twin, w) - 1), 1e-6, "%s: loss", name);
     for (int i = 0; i < m->params.n; i++) {
         const double rel = twin_error(&twin, &m->params.list[i], i, w, grad);
@@ -156,6 +158,7 @@ static void check_dropout(struct dev *dev, const struct config *c, const float *
     ok(!same_floats(plain, dropped, B * T), "dropout changes training");
     ok(same_floats(plain, eval, B * T), "and not evaluation");
     check_micro(&m, rows, whole, "dropout's masks");
+    check_twin(&m, rows, weights, "with dropout");
     free(whole);
     model_close(&m);
 }

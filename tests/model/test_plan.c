@@ -50,7 +50,7 @@ static void check_plan(const struct config *c, const struct model_opts *opts, co
     must(model_plan(c, opts, &dev, &plan, &err), &err);
     ok(n_allocs == 0, "%s: a plan allocates nothing", name);
     must(model_open(&m, c, opts, &dev, &err), &err);
-    ok(n_bytes == plan.used && sum_of_kinds(&plan) == plan.used &&
+    ok(n_bytes == plan.used && sum_of_kinds(&plan) == plan.used && m.plan.used == plan.used &&
            memcmp(plan.by_kind, m.plan.by_kind, sizeof plan.by_kind) == 0,
        "%s: %zu bytes planned, %zu taken", name, plan.used, n_bytes);
     must(model_set_weights(&m, w, &err), &err);

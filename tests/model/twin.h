@@ -13,6 +13,8 @@ struct twin {
     const double *w;                   /* (params.count) */
     double *x, *n, *a, *b, *f, *y, *g; /* scratch of M rows, wide enough for each use */
     size_t width;
+    float dropout; /* of the branches, with ctl's seed and step */
+    const struct step_ctl *ctl;
 };
 
 static const double *twin_w(const struct twin *t, int param)
@@ -97,10 +99,11 @@ static void twin_norm(const struct twin *t, int param)
                     t->rows->B * t->rows->T, t->c->D);
 }
 
-static void twin_add(const struct twin *t)
+/* which: 0 mixer, 1 MLP */
+static void twin_add(const struct twin *t, int layer, int which)
 {
-    const struct drop none = {0};
-    ref_resid_fwd(t->x, t->x, t->a, (double)t->c->residual_multiplier, &none, NULL,
+    const struct drop drop = {.p = t->dropout, .site = (uint32_t)(layer * 4 + which)};
+    ref_resid_fwd(t->x, t->x, t->a, (double)t->c->residual_multiplier, &drop, t->ctl,
                   t->rows->B * t->rows->T, t->c->D);
 }
 
@@ -114,12 +117,12 @@ static void twin_layer(const struct twin *t, int i)
         twin_mamba(t, lp);
     else
         twin_attention(t, lp);
-    twin_add(t);
+    twin_add(t, i, 0);
     twin_norm(t, lp->norm2);
     ref_linear_fwd(t->b, t->n, twin_w(t, lp->mlp_in), M, 2 * c->F, c->D);
     ref_swiglu_fwd(t->f, t->b, M, c->F);
     ref_linear_fwd(t->a, t->f, twin_w(t, lp->mlp_out), M, c->D, c->F);
-    twin_add(t);
+    twin_add(t, i, 1);
 }
 
 __attribute__((unused)) static void twin_open(struct twin *t, const struct config *c,
