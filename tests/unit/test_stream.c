@@ -96,7 +96,23 @@ static void test_round_trip(const struct scratch *s, int vocab, int width, size_
     free(ids);
 }
 
-/* A flip may not pass for another stream, nor may a cut or a longer one. */
+/* Whether a header is refused before any id is read. */
+static bool is_header_refused(const uint8_t *bytes, size_t n)
+{
+    struct stream_reader r;
+    struct in in;
+    struct err err;
+    if (in_memory(&in, "test", bytes, n, &err) != 0)
+        abort();
+    const bool is_open = stream_open(&r, &in, &err) == 0;
+    if (is_open)
+        stream_close(&r);
+    in_close(&in);
+    return !is_open;
+}
+
+/* A flip may not pass for another stream, nor may a cut or a longer one; and no wrong id may be
+ * given out before the damage is found. */
 static void test_damage(const struct scratch *s, bool has_lengths)
 {
     const struct stream_header h = header(40, 2, has_lengths);
@@ -104,13 +120,17 @@ static void test_damage(const struct scratch *s, bool has_lengths)
     for (int i = 0; i < 90; i++)
         ids[i] = i % 40;
     struct buf b = make_stream(s, &h, ids, 90, 90);
+    const size_t head_bytes = STREAM_HEAD_BYTES + (has_lengths ? 40 : 0) + 8;
     struct ids got = {0};
     struct stream_counts c;
     struct err err;
     int n_missed = 0, n_mute = 0;
     for (size_t bit = 0; bit < b.size * 8; bit++) {
         b.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        got.n = 0;
         n_missed += read_all(b.data, b.size, &got, &c, &err) == 0;
+        n_missed += got.n > 0 && memcmp(got.data, ids, got.n * sizeof *ids) != 0;
+        n_missed += bit / 8 < head_bytes && !is_header_refused(b.data, b.size);
         n_mute += !err.file[0] || !err.what[0] || !err.mend[0];
         b.data[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
@@ -176,6 +196,25 @@ static void test_messages(const struct scratch *s)
     ids_free(&got);
 }
 
+/* An end record whose counts are wrong under a right hash, as a wrong writer would make it. */
+static void test_end_counts(const struct scratch *s)
+{
+    const struct stream_header h = header(40, 2, true);
+    const int32_t ids[3] = {39, 2, 7};
+    for (size_t field = 8; field <= 24; field += 8) {
+        struct buf b = make_stream(s, &h, ids, 3, 3);
+        struct ids got = {0};
+        struct stream_counts c;
+        struct err err;
+        b.data[b.size - 40 + field]++;
+        set_u64(b.data + b.size - 8, XXH64(b.data, b.size - 8, 0));
+        ok(read_all(b.data, b.size, &got, &c, &err) == -1 && strstr(err.what, "counts"),
+           "end record, count at %zu: %s", field, err.what);
+        ids_free(&got);
+        buf_free(&b);
+    }
+}
+
 static void test_writer_refuses(const struct scratch *s)
 {
     struct stream_header h = header(40, 0, false);
@@ -217,6 +256,7 @@ int main(void)
     test_damage(&s, false);
     test_damage(&s, true);
     test_messages(&s);
+    test_end_counts(&s);
     test_writer_refuses(&s);
     ok(scratch_count(&s) == 0, "nothing is left behind");
     scratch_remove(&s);
