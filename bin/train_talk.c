@@ -35,7 +35,7 @@ static void show_step(struct train_talk *t, const struct train_event *e)
     if (e->is_skipped) {
         cli_progress_end(&t->progress, true);
         cli_warn(t->tool, "step %lld skipped: loss %.4g, gradient norm %.4g (%lld so far)",
-                 (long long)e->step, e->loss, e->gnorm, (long long)e->skipped);
+                 (long long)e->step, fabs(e->loss), fabs(e->gnorm), (long long)e->skipped);
     }
     t->last = *e;
     show_progress(t, e);

@@ -99,6 +99,8 @@ int run_log_open(struct run_log *l, const char *path, int64_t cut_step, double *
 
 static int put_number(struct buf *b, double v, bool is_shown, struct err *err)
 {
+    if (is_shown && isnan(v)) /* printf would give some a sign */
+        return buf_put(b, ",nan", 4, err);
     return is_shown ? buf_printf(b, err, ",%.7g", v) : buf_put(b, ",", 1, err);
 }
 

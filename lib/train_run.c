@@ -148,7 +148,7 @@ static int too_many_skips(struct train_run *r, struct err *err)
                    "--init-from or from the start",
                    "%d steps in a row were skipped (loss %.4g, gradient norm %.4g) before step "
                    "%lld; last good checkpoint: %s",
-                   r->t->ctl.skipped_in_row, train_loss(r->t), r->t->ctl.gnorm,
+                   r->t->ctl.skipped_in_row, fabs(train_loss(r->t)), fabs(r->t->ctl.gnorm),
                    (long long)r->t->head.state.step, path);
 }
 

@@ -93,10 +93,56 @@ static void test_accumulation(struct train_test *t)
     const double loss_b = steps(t, &b, 3);
     ok_within(fabs(loss_a - loss_b) / loss_a, 1e-6, "4 micro-batches are one: loss");
     ok_within(weights_error(&a, &b), 1e-4, "4 micro-batches are one: weights");
+    ok_within(fabs(a.ctl.gnorm / b.ctl.gnorm - 1), 1e-5, "4 micro-batches are one: gradient norm");
     ok(a.head.state.tokens == 3 * 8 * TEST_T && b.head.state.tokens == a.head.state.tokens,
        "tokens are counted");
     train_close(&a);
     train_close(&b);
+}
+
+/* The first step of AdamW from zero moments is known: lr (sign of g + decay p), g as clipped. */
+static void test_first_step(struct train_test *t)
+{
+    struct train r;
+    struct train_head h = t->head;
+    h.opts.warmup = 0;
+    h.opts.lr = 0.01;
+    test_begin(t, &r, &h, NULL);
+    float *before = copy_of(r.io.weights, &r);
+    steps(t, &r, 1);
+    double diff = 0, moved = 0;
+    for (int i = 0; i < r.model.params.n; i++) {
+        const struct param *q = &r.model.params.list[i];
+        for (size_t k = q->offset; k < q->offset + q->count; k++) {
+            const double g = (double)r.model.grad[k] * (double)r.ctl.grad_scale;
+            const double decay = q->has_decay ? 0.1 * (double)before[k] : 0;
+            const double move = 0.01 * (g / (fabs(g) + 1e-8) + decay);
+            const double error = (double)before[k] - move - (double)r.io.weights[k];
+            diff += error * error;
+            moved += move * move;
+        }
+    }
+    ok_within(sqrt(diff / moved), 1e-4, "every parameter moves as AdamW says, matrices decay");
+    free(before);
+    train_close(&r);
+}
+
+/* With bf16 the products read copies of the weights, which have to follow. */
+static void test_handles(struct train_test *t)
+{
+    struct train r;
+    struct train_head h = t->head;
+    double loss, again;
+    h.opts.dtype = TRAIN_BF16;
+    h.opts.warmup = 0;
+    h.opts.lr = 0.01;
+    test_begin(t, &r, &h, NULL);
+    steps(t, &r, 3);
+    int rc = train_validate(&r, NULL, NULL, &loss, &t->err);
+    model_refresh(&r.model);
+    rc = rc ? rc : train_validate(&r, NULL, NULL, &again, &t->err);
+    ok(rc == 0 && loss == again, "bf16 copies are those of the newest weights");
+    train_close(&r);
 }
 
 /* Dropout, so that what is computed again has to draw the same masks. */
@@ -122,7 +168,15 @@ static void test_recompute(struct train_test *t)
 static void test_validation(struct train_test *t)
 {
     struct train a, b;
+    struct train_head whole = t->head;
     double loss, again;
+    whole.opts.batch = TEST_ROWS / 2;
+    test_begin(t, &a, &whole, NULL);
+    steps(t, &a, 1);
+    const int rc = train_validate(&a, NULL, NULL, &loss, &t->err);
+    ok_within(rc == 0 ? fabs(loss / steps(t, &a, 1) - 1) : 1, 1e-6,
+              "the loss of a validation is that of the next step over the same rows");
+    train_close(&a);
     test_begin(t, &a, &t->head, NULL);
     steps(t, &a, 4);
     test_begin(t, &b, &t->head, NULL);
@@ -223,6 +277,8 @@ int main(void)
     test_plan(&t);
     test_overfit(&t);
     test_accumulation(&t);
+    test_first_step(&t);
+    test_handles(&t);
     test_recompute(&t);
     test_validation(&t);
     test_skip(&t);
