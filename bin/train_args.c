@@ -75,7 +75,7 @@ static int file_rows(struct train_args *a, struct cli_opt *rows)
         {.kind = CLI_GROUP, .name = "Files"},
         {CLI_TEXT, 't', "tok", &a->tok, "FILE",
          "tokenizer of the shards (default tok.model in the working directory)", 0, 0, NULL, NULL},
-        {CLI_TEXT, 'o', "out", &a->out, "DIR",
+        {CLI_TEXT, 'o', "output", &a->out, "DIR",
          "run folder; - writes the final model to stdout and keeps nothing else", 0, 0, NULL, NULL},
         {CLI_LIST, 0, "valid", &a->valid, "SHARD", "validation shard", 0, 0, NULL, NULL},
         {CLI_TEXT, 0, "log", &a->log, "FILE", "CSV of the run (default train.csv in DIR)", 0, 0,

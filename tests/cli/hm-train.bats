@@ -157,7 +157,7 @@ train() {
 
 @test "--config makes the model that options made" {
     train --max-steps=1 -o run
-    hm-train --config=run/config.json --batch=2 --max-steps=1 -q -o again train-*.tok.zst
+    hm-train --config=run/config.json --batch=2 --max-steps=1 -q -j1 -o again train-*.tok.zst
     cmp run/model.safetensors again/model.safetensors
 }
 
