@@ -166,7 +166,7 @@ static void bwd_block(const struct conv *o, int c0, int n)
 {
     struct block blk;
     struct sums sums = {0};
-    float dpre[MAX_TAPS][BLOCK];
+    float dpre[MAX_TAPS][BLOCK] = {0};
     load_block(&blk, o->w, o->bias, c0, n);
     for (int b = 0; b < o->B; b++)
         for (int t = o->T - 1; t >= 0; t--) {

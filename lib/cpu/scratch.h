@@ -6,6 +6,8 @@
 #include "local.h"
 #include "mm.h"
 
+#include <assert.h>
+
 struct scratch {
     char *base; /* NULL while planning; 64-byte aligned */
     size_t used;
@@ -34,6 +36,7 @@ static inline struct mat scratch_mat(struct scratch *s, int rows, int cols)
 static inline struct scratch scratch_of(const struct dev *dev, size_t shared, size_t bytes,
                                         int worker)
 {
+    assert(dev->work);
     return (struct scratch){(char *)dev->work + shared + (size_t)worker * bytes, 0};
 }
 
