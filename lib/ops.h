@@ -157,7 +157,8 @@ struct ops {
     void (*sync)(struct dev *);
     void (*close)(struct dev *);
 
-    /* Workspace bytes that any call of the op with sizes up to these wants, forward or backward. */
+    /* Workspace bytes that any call of the op with sizes up to these wants: forward, backward or
+     * step. OP_SSD stands for mamba_step, too (R rows); OP_ATTN's S bounds past + T. */
     size_t (*plan)(const struct dev *, enum op, const struct sizes *);
 
     /* --- weight handles --- */
