@@ -210,8 +210,7 @@ static int read_all(const struct st *st, struct in *in, const struct pieces *p, 
                     struct err *err)
 {
     if (st->n_tensors != p->n + 1 || st_find(st, "ids") < 0)
-        return err_set(err, in->path, mend_file, "holds %d tensors, %d were expected",
-                       st->n_tensors, p->n + 1);
+        return err_set(err, in->path, mend_file, "does not hold the tensors of this model's state");
     for (int i = 0; i < st->n_tensors; i++) {
         if (strcmp(st->tensor[i].name, "ids") == 0)
             TRY(read_ids(st, i, in, ids, err));
