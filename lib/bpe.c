@@ -63,15 +63,15 @@ static int put_ids(const struct merges *m, int32_t symbol, const int32_t *split,
 
 enum { SHORT_BYTES = 96 };
 
+/* What becomes of symbol i and the one after it. */
 struct pairs {
-    int32_t symbol[SHORT_BYTES + 1];
-    int32_t rank[SHORT_BYTES + 1]; /* of merging symbol i with i+1, NO_RANK where it cannot be */
-    int32_t merged[SHORT_BYTES + 1];
+    int32_t rank[SHORT_BYTES]; /* NO_RANK where they cannot merge */
+    int32_t merged[SHORT_BYTES];
 };
 
-static void look_up(const struct merges *m, struct pairs *p, size_t i)
+static void look_up(const struct merges *m, const int32_t *symbol, struct pairs *p, size_t i)
 {
-    const struct merge *e = merges_find(m, p->symbol[i], p->symbol[i + 1]);
+    const struct merge *e = merges_find(m, symbol[i], symbol[i + 1]);
     p->rank[i] = e ? e->rank : NO_RANK;
     p->merged[i] = e ? e->merged : NO_SYMBOL;
 }
@@ -81,29 +81,30 @@ static void drop(int32_t *a, size_t at, size_t n)
     memmove(a + at, a + at + 1, (n - at - 1) * sizeof *a);
 }
 
-/* Merges n >= 1 symbols in place and returns how many are left. */
-static size_t merge_short(const struct merges *m, struct pairs *p, size_t n)
+/* Merges 1..SHORT_BYTES symbols in place and returns how many are left. */
+static size_t merge_short(const struct merges *m, int32_t *symbol, size_t n)
 {
+    struct pairs p;
     for (size_t i = 0; i + 1 < n; i++)
-        look_up(m, p, i);
+        look_up(m, symbol, &p, i);
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
-            if (p->rank[i] < p->rank[best])
+            if (p.rank[i] < p.rank[best])
                 best = i;
-        if (p->rank[best] == NO_RANK)
+        if (p.rank[best] == NO_RANK)
             break;
-        p->symbol[best] = p->merged[best];
-        drop(p->symbol, best + 1, n);
+        symbol[best] = p.merged[best];
+        drop(symbol, best + 1, n);
         if (best + 2 < n) {
-            drop(p->rank, best + 1, n - 1);
-            drop(p->merged, best + 1, n - 1);
+            drop(p.rank, best + 1, n - 1);
+            drop(p.merged, best + 1, n - 1);
         }
         n--;
         if (best + 1 < n)
-            look_up(m, p, best);
+            look_up(m, symbol, &p, best);
         if (best > 0)
-            look_up(m, p, best - 1);
+            look_up(m, symbol, &p, best - 1);
     }
     return n;
 }
@@ -111,11 +112,11 @@ static size_t merge_short(const struct merges *m, struct pairs *p, size_t n)
 static int encode_short(const struct merges *m, const uint8_t *text, size_t n, struct ids *to,
                         struct err *err)
 {
-    struct pairs p;
-    size_t left = put_symbols(m, text, n, p.symbol);
-    left = merge_short(m, &p, left);
+    int32_t symbol[SHORT_BYTES];
+    const size_t n_symbols = put_symbols(m, text, n, symbol);
+    const size_t left = merge_short(m, symbol, n_symbols);
     for (size_t i = 0; i < left; i++)
-        TRY(put_ids(m, p.symbol[i], NULL, to, err));
+        TRY(put_ids(m, symbol[i], NULL, to, err));
     return 0;
 }
 
