@@ -6,6 +6,7 @@
 #include "rng.h"
 #include "tap.h"
 #include "tokmodel.h"
+#include "utf8.h"
 #include "words.h"
 
 #include <pthread.h>
@@ -331,6 +332,70 @@ static void test_long(const struct tok *t, const struct spm_ref *r)
     free(text);
 }
 
+/* Words that fill the cache and share their first 16 bytes: of 24 letters, with 6 to 12 ids. */
+static void test_cache(void)
+{
+    enum { N_WORDS = 40000, WORD = 24 };
+    struct buf model = {0}, text = {0};
+    struct ids a = {0}, b = {0};
+    struct tok *t = NULL;
+    struct tok_cache *cache = NULL;
+    uint64_t s = 5ull << 40;
+    put_specials(&model);
+    for (int len = 1, i = 0; len <= 4; len *= 2)
+        for (int k = 0; k < 1 << 2 * len; k++, i++) {
+            char piece[5] = "";
+            for (int c = 0; c < len; c++)
+                piece[c] = (char)('a' + (k >> 2 * c & 3));
+            if (len < 4 || draw(&s, 2))
+                put_piece(&model, piece, -(float)i, PIECE_NORMAL);
+        }
+    put_settings(&model, &GOOD);
+    for (int i = 0; i < N_WORDS; i++)
+        for (int c = 0; c < WORD; c++)
+            put_byte(&text, c < 16 ? 'a' : 'a' + draw(&s, 4));
+    int n_wrong =
+        tok_open_bytes(&t, model.data, model.size, &err) != 0 || tok_cache_open(&cache, &err) != 0;
+    for (int pass = 0; n_wrong == 0 && pass < 2; pass++)
+        for (size_t i = 0; i < N_WORDS; i++) {
+            a.n = b.n = 0;
+            n_wrong += tok_encode(t, text.data + WORD * i, WORD, &a, &err) != 0 ||
+                       tok_encode_cached(t, cache, text.data + WORD * i, WORD, &b, &err) != 0 ||
+                       !same_ids(&a, &b);
+        }
+    ok(n_wrong == 0, "the cache tells words apart");
+    tok_cache_close(cache);
+    tok_close(t);
+    ids_free(&a);
+    ids_free(&b);
+    buf_free(&model);
+    buf_free(&text);
+}
+
+static void test_utf8(void)
+{
+    uint32_t code = 0;
+    size_t n_wrong = 0;
+    for (uint32_t c = 0; c < 0x110000; c++) {
+        const uint8_t p[4] = {(uint8_t)(0xF0 | c >> 18), (uint8_t)(0x80 | (c >> 12 & 0x3F)),
+                              (uint8_t)(0x80 | (c >> 6 & 0x3F)), (uint8_t)(0x80 | (c & 0x3F))};
+        const uint8_t three[3] = {(uint8_t)(0xE0 | (c >> 12 & 0xF)), p[2], p[3]};
+        const uint8_t two[2] = {(uint8_t)(0xC0 | (c >> 6 & 0x1F)), p[3]}, one[1] = {(uint8_t)c};
+        const bool is_half = c >= 0xD800 && c < 0xE000;
+        n_wrong += (utf8_char(p, 4, &code) == 4) != (c >= 0x10000);
+        if (c < 0x10000)
+            n_wrong += (utf8_char(three, 3, &code) == 3) != (c >= 0x800 && !is_half);
+        if (c < 0x800)
+            n_wrong += (utf8_char(two, 2, &code) == 2) != (c >= 0x80);
+        if (c < 0x100)
+            n_wrong += (utf8_char(one, 1, &code) == 1) != (c < 0x80);
+        n_wrong += utf8_char(p, 4, &code) == 4 && code != c;
+        n_wrong += utf8_char(p, 3, &code) != 0;
+    }
+    n_wrong += utf8_char((const uint8_t *)"\xF4\x90\x80\x80", 4, &code) != 0;
+    ok(n_wrong == 0, "characters: every code, short and long forms, halves of pairs");
+}
+
 static int open_with(const struct model_settings *s, void (*specials)(struct buf *))
 {
     struct buf model = {0};
@@ -413,6 +478,8 @@ int main(void)
     tok_close(t);
     spm_ref_close(r);
     test_words_equal_lines(&text, &spec);
+    test_cache();
+    test_utf8();
     buf_free(&model);
     buf_free(&text);
     return tap_done();
