@@ -59,6 +59,6 @@ for k, r in enumerate(steps):
     gap = abs(total - float(r["loss_nats"]))
     worst = max(worst, gap)
     if k % 10 == 0 or k == len(steps) - 1:
-        print(f"step {k + 1}: peer {total:.6f}, hm {float(r['loss']):.6f}, apart {gap:.2e}", flush=True)
+        print(f"step {k + 1}: peer {total:.6f}, hm {float(r['loss_nats']):.6f}, apart {gap:.2e}", flush=True)
 print(f"{len(steps)} steps, losses at most {worst:.2e} apart")
 sys.exit(worst > 1e-3)
