@@ -347,7 +347,7 @@ static void test_cache(void)
             char piece[5] = "";
             for (int c = 0; c < len; c++)
                 piece[c] = (char)('a' + (k >> 2 * c & 3));
-            if (len < 4 || draw(&s, 2))
+            if (len < 4 || k == 0 || draw(&s, 2))
                 put_piece(&model, piece, -(float)i, PIECE_NORMAL);
         }
     put_settings(&model, &GOOD);
