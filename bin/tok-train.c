@@ -161,7 +161,7 @@ int main(int argc, char **argv)
                     .split = "line",
                     .vocab = 32000,
                     .max_chars = 16,
-                    .max_words = 8000000,
+                    .max_words = 4000000,
                     .coverage = 0.9995,
                     .sample = 1};
     int first;
