@@ -55,6 +55,7 @@ __attribute__((unused)) static void tiny_open(struct tiny *t, const char *patter
     c.V = tok_vocab(t->tok);
     snprintf(c.pattern, sizeof c.pattern, "%s", pattern);
     c.is_tied = true;
+    c.use_rope = true; /* so that positions matter */
     c.head_dim = 16;
     c.mamba_head_dim = 16;
     config_derive(&c);

@@ -179,6 +179,10 @@ static void test_template(struct tiny *t, int32_t likely, int max_tokens, const 
         die(&err);
     ok(text.size == strlen(want) && memcmp(text.data, want, text.size) == 0,
        "the conversation is the template");
+    bool has_eos = false;
+    for (size_t i = 0; i < c.ids.n; i++)
+        has_eos |= c.ids.data[i] == ID_EOS;
+    ok(!has_eos, "and no document ends in it");
     chat_close(&c);
     buf_free(&text);
 }

@@ -348,6 +348,9 @@ static void test_cloze_right(void)
     q.target = field("cat dog");
     answer(&e, &q, 1, &s);
     ok(s.right == 0, "only the first is greedy: wrong");
+    q.target = field("dog cat");
+    answer(&e, &q, 1, &s);
+    ok(s.right == 0, "only the last is greedy: wrong");
     eval_close(&e);
     ids_free(&cat);
     tiny_close(&t);
