@@ -12,17 +12,10 @@ struct golden {
     void **data; /* of each tensor */
 };
 
-static const char *golden_path(void)
-{
-    const char *path = getenv("GOLDEN");
-    return path && *path ? path : "tests/golden/hf-nope-tied.safetensors";
-}
-
-static void load(struct golden *g)
+static void load(struct golden *g, const char *path)
 {
     struct in in;
     struct err err;
-    const char *path = golden_path();
     must(ckpt_load(&g->k, path, &err), &err);
     must(in_open(&in, path, &err), &err);
     must(st_read_header(&g->st, &in, &err), &err);
@@ -167,14 +160,14 @@ static void check_greedy(const struct golden *g, struct model *m, struct state *
     free(logits);
 }
 
-int main(void)
+static void check_file(const char *path)
 {
     struct golden g = {0};
     struct dev dev;
     struct model m;
     struct state s;
     struct err err;
-    load(&g);
+    load(&g, path);
     struct batch_rows b = golden_rows(&g);
     const int T = b.rows.T, n_greedy = (int)entry(&g, "golden.greedy")->dim[1];
     const int S = T > n_greedy ? T : n_greedy;
@@ -191,6 +184,6 @@ int main(void)
     model_close(&m);
     dev_close(&dev);
     free(b.block);
-    unload(&g);
+    unload(&g, path);
     return tap_done();
 }
