@@ -8,7 +8,7 @@
 #   make lint           clang-format, clang-tidy, cppcheck
 #   make fuzz           the fuzz targets, FUZZ_SECONDS each
 #   make golden GOLDEN=FILE   another golden file of tests/golden's form
-#   make bench          time the tools on this machine
+#   make bench          time the tools on this machine   [BENCH='--preset=base --what=decode']
 #   make install        PREFIX (/usr/local), DESTDIR
 #   make format clean
 #
@@ -188,7 +188,7 @@ demo: deps
 	@$(MAKE) --no-print-directory -f pipelines/train.mk RUN=demo $(if $(CORPUS),CORPUS='$(CORPUS)')
 
 bench: tools
-	bin/hm-bench
+	bin/hm-bench $(BENCH)
 
 install: tools
 	install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))

@@ -1,4 +1,5 @@
-/* parse: words of the command line made numbers; used by cli.c alone, and by the test of it. */
+/* parse: words of the command line made numbers; used by cli.c, and by tools whose
+ * options are lists. */
 #ifndef HM_PARSE_H
 #define HM_PARSE_H
 
