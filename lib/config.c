@@ -5,17 +5,21 @@
 #include <stdio.h>
 #include <string.h>
 
+/* tiny is what two cores train in five minutes on ten megabytes of text; measured on WordNet's
+ * glosses, the scaled embedding is worth 0.02 bits per byte there, narrow and shallow more than
+ * wide or deep. */
 static const struct preset {
     const char *name;
     int V, D, F, attn_heads, kv_heads, N, Q, max_positions;
+    float embedding_multiplier;
     const char *pattern;
 } presets[] = {
-    {"tiny", 4096, 192, 512, 3, 1, 64, 64, 256, "mmtm"},
-    {"base", 32000, 512, 2048, 8, 2, 128, 128, 1024, "mmtmtmtm"},
-    {"50m", 32000, 512, 2048, 8, 2, 128, 128, 1024, "mmtmtmtm"},
-    {"100m", 32000, 768, 3072, 12, 4, 128, 128, 1024, "mmtmtmtm"},
-    {"200m", 32000, 1024, 4096, 16, 4, 128, 128, 1024, "mmtmmtmmtm"},
-    {"350m", 32000, 1280, 5120, 20, 4, 128, 128, 1024, "mmtmmtmmtmm"},
+    {"tiny", 4096, 128, 256, 2, 1, 64, 64, 256, 12, "mtm"},
+    {"base", 32000, 512, 2048, 8, 2, 128, 128, 1024, 1, "mmtmtmtm"},
+    {"50m", 32000, 512, 2048, 8, 2, 128, 128, 1024, 1, "mmtmtmtm"},
+    {"100m", 32000, 768, 3072, 12, 4, 128, 128, 1024, 1, "mmtmtmtm"},
+    {"200m", 32000, 1024, 4096, 16, 4, 128, 128, 1024, 1, "mmtmmtmmtm"},
+    {"350m", 32000, 1280, 5120, 20, 4, 128, 128, 1024, 1, "mmtmmtmmtmm"},
 };
 
 enum { N_PRESETS = sizeof presets / sizeof *presets };
@@ -41,6 +45,7 @@ int config_preset(struct config *c, const char *name, struct err *err)
                              .attn_heads = p->attn_heads,
                              .kv_heads = p->kv_heads,
                              .max_positions = p->max_positions,
+                             .embedding_multiplier = p->embedding_multiplier,
                              .is_tied = true};
         snprintf(c->pattern, sizeof c->pattern, "%s", p->pattern);
         config_derive(c);

@@ -154,6 +154,7 @@ static void test_check(void)
     struct err err;
     if (config_preset(&c, "tiny", &err) != 0)
         abort();
+    c.L = 4;
     strcpy(c.pattern, "mmxm");
     ok(config_check(&c, &err) != 0 && strstr(err.what, "'x'"), "%s", err.what);
     strcpy(c.pattern, "mm");
@@ -172,6 +173,8 @@ static void test_params(void)
     struct err err;
     if (config_preset(&c, "tiny", &err) != 0)
         abort();
+    c.L = 4;
+    strcpy(c.pattern, "mmtm");
     c.is_tied = false;
     c.mamba_groups = 2;
     if (params_open(&p, &c, &err) != 0)
