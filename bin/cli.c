@@ -379,9 +379,20 @@ int cli_check_binary_stdout(const char *path, bool is_forced, struct err *err)
                    "binary output does not go to a terminal");
 }
 
+static void free_lists(const struct cli_opt *o)
+{
+    for (; o->name; o++)
+        if (o->kind == CLI_LIST) {
+            struct cli_list *list = o->to;
+            free(list->item);
+            *list = (struct cli_list){0};
+        }
+}
+
 int cli_finish(const struct cli_tool *t, int status)
 {
     struct err err;
+    free_lists(t->opts);
     const bool had_error = ferror(stdout);
     errno = 0;
     if (fclose(stdout) == 0 && !had_error)

@@ -23,7 +23,7 @@ enum cli_kind {
 };
 
 struct cli_list {
-    const char **item; /* owned; freed by cli_finish's process exit */
+    const char **item; /* owned; cli_finish frees it */
     int n;
 };
 
@@ -97,7 +97,8 @@ void cli_raise(int signal);
 /* Refuses binary on a terminal: -1 with *err when stdout is one. */
 MUST_USE int cli_check_binary_stdout(const char *path, bool is_forced, struct err *err);
 
-/* Shuts stdout and turns a failed write into status 1; returns the status main returns. */
+/* Shuts stdout and turns a failed write into status 1; returns the status main returns. Frees the
+ * lists of t->opts, which must still be there. */
 int cli_finish(const struct cli_tool *t, int status);
 
 /* "auto", "cpu", "cpu:avx2"...; n_threads < 1: one a core. */

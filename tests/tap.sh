@@ -2,6 +2,7 @@
 # repository's root. ok STATUS NAME [DETAILS], skip NAME, done_testing.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+PATH=${HM_BUILD:-$PWD/build/last}/bin:$PATH
 tap_n=0
 tap_bad=0
 

@@ -17,15 +17,15 @@ tests/fixture.sh "$scratch/made" >/dev/null 2>&1 || echo '# no fixture: only the
 # Files of the fixture that are what the target reads.
 made_for() {
     case $1 in
-    *stream*) echo 'stream.bin' ;;
-    *shard*) echo '*.tok.zst' ;;
-    *safetensors* | *ckpt*) echo 'seed.safetensors' ;;
-    *spm* | *encode* | *tok*) echo 'tok.model' ;;
-    *config* | *settings*) echo 'run/config.json' ;;
-    *csv* | *task*) echo '*.csv' ;;
-    *json* | *prompt*) echo '*.jsonl' ;;
-    *state*) echo '*.state' ;;
-    *) echo 'corpus.txt' ;;
+    stream) echo stream.tok ;;
+    shard) echo '*.tok.zst' ;;
+    safetensors) echo model.safetensors ;;
+    tokmodel) echo tok.model ;;
+    config) echo run/config.json ;;
+    csv) echo questions.csv ;;
+    jsonl | prompt) echo prompts.jsonl ;;
+    state) echo a.state ;;
+    *) echo prompts.txt ;;
     esac
 }
 
@@ -34,7 +34,7 @@ for target in build/fuzz/*; do
     mkdir -p "$scratch/$name" "$scratch/$name.seeds"
     cp tests/fuzz/seeds/"$name"/* "$scratch/$name.seeds/" 2>/dev/null
     for seed in $scratch/made/$(made_for "$name"); do
-        [ -f "$seed" ] && head -c 65536 "$seed" >"$scratch/$name.seeds/made-$(basename "$seed")"
+        [ -f "$seed" ] && cp "$seed" "$scratch/$name.seeds/made-$(basename "$seed")"
     done
     said=$("$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -seed=1 -print_final_stats=1 \
         -artifact_prefix="build/fuzz-finds/$name-" "$scratch/$name" "$scratch/$name.seeds" 2>&1)

@@ -10,7 +10,7 @@ for page in man/*.[157]; do
 done
 
 examples() {
-    mandoc -T ascii "$1" | perl -ne '
+    mandoc -T ascii -O width=1000 "$1" | perl -ne '
         s/.\x08//g;
         $in = /^EXAMPLES/ if /^\S/;
         if ($more and s/^\s+//) { print }
@@ -38,7 +38,7 @@ for page in man/*.1; do
     while IFS= read -r line; do
         command+=$line$'\n'
         [[ $line != *\\ ]] || continue
-        said=$(cd "$scratch/$tool" && timeout 60 bash -o pipefail -c "$command" </dev/null 2>&1)
+        said=$(cd "$scratch/$tool" && timeout 60 bash -o pipefail -c "$command" </dev/null 2>&1 | tr -d "\0")
         ok $? "$tool.1: $(head -n 1 <<<"$command")" "$said"
         command=
     done <<<"$text"

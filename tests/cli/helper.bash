@@ -4,6 +4,8 @@
 # See tests/fixture.sh for what it holds.
 
 bats_require_minimum_version 1.5.0
+# `make test` says where the build is; by hand it is the last one.
+PATH=${HM_BUILD:-$BATS_TEST_DIRNAME/../../build/last}/bin:$PATH
 
 # The tools that are built, in the order of the road.
 tools() {
