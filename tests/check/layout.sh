@@ -71,6 +71,8 @@ ok_none 'no path of somebody'"'"'s machine is in a file' \
 # Ops' files carry the op's name, tools' the tool's; X.c and X.h belong together.
 ok_none 'base names are unique' \
     "$(pick '\.(c|h|cpp|cu)$' | grep -vE '^(tests/ref|kernels|lib/cpu)/|^bin/shard\.c$' | sed -E 's,\.[a-z]+$,,' | sort -u | sed 's,.*/,,' | sort | uniq -d)"
+ok_none 'tests and scripts can be run' \
+    "$(for f in $(pick '^(tests/(cli|check)/.*\.(bats|sh)|pipelines/.*\.sh|\.ci/run)$'); do [ -x "$f" ] || echo "$f"; done)"
 ok_none 'no built file is committed' "$(git ls-files -ci --exclude-standard 2>/dev/null)"
 
 lib=${HM_BUILD:-build/last}/libhm.a
