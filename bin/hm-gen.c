@@ -276,8 +276,6 @@ int main(int argc, char **argv)
         return cli_usage(&tool, "--prompt and --chat take no files");
     cli_catch_signals();
     const int status = run(&tool, &a, first < argc ? argv + first : only_stdin, &err);
-    free(a.stop.item);
-    free(a.bias.item);
     if (cli_signal())
         cli_raise(cli_signal());
     return cli_finish(&tool, status < 0 ? cli_error(&tool, &err) : status);
