@@ -98,6 +98,20 @@ static void collect_longs(struct parser *p)
     }
 }
 
+/* Notes the lists' arrays for cli_finish: the table itself may be gone by then. */
+static void note_lists(const struct parser *p)
+{
+    int n = 0;
+    for (int i = 0; i < p->n; i++) {
+        const struct cli_list *list = p->rows[i].kind == CLI_LIST ? p->rows[i].to : NULL;
+        if (!list || !list->item)
+            continue;
+        if (!p->tool->lists)
+            p->tool->lists = zalloc(p->tool, (size_t)p->n + 1, sizeof *p->tool->lists);
+        p->tool->lists[n++] = list->item;
+    }
+}
+
 static void parser_free(struct parser *p)
 {
     for (const struct option *o = p->longs; o->name; o++)
@@ -282,6 +296,8 @@ void cli_parse(struct cli_tool *t, int argc, char **argv, int *first)
         help_version(t);
     const int status = is_asked ? cli_finish(t, 0) : walk(&p, argc, argv, false);
     t->verbose = p.is_verbose;
+    if (!is_asked)
+        note_lists(&p);
     parser_free(&p);
     if (is_asked || status)
         exit(status);
@@ -379,20 +395,17 @@ int cli_check_binary_stdout(const char *path, bool is_forced, struct err *err)
                    "binary output does not go to a terminal");
 }
 
-static void free_lists(const struct cli_opt *o)
+static void free_lists(const char ***lists)
 {
-    for (; o->name; o++)
-        if (o->kind == CLI_LIST) {
-            struct cli_list *list = o->to;
-            free(list->item);
-            *list = (struct cli_list){0};
-        }
+    for (int i = 0; lists && lists[i]; i++)
+        free(lists[i]);
+    free(lists);
 }
 
 int cli_finish(const struct cli_tool *t, int status)
 {
     struct err err;
-    free_lists(t->opts);
+    free_lists(t->lists);
     const bool had_error = ferror(stdout);
     errno = 0;
     if (fclose(stdout) == 0 && !had_error)

@@ -48,6 +48,7 @@ struct cli_tool {
     bool is_quiet;              /* -q was given */
     int verbose;                /* -v was given */
     int progress;               /* --progress: 0 auto, 1 always, 2 never */
+    const char ***lists;        /* cli's own: what cli_finish frees */
 };
 
 /* Parses; -h -V -q -v --progress are everybody's. --help and --version print and exit 0; a mistake
@@ -98,7 +99,7 @@ void cli_raise(int signal);
 MUST_USE int cli_check_binary_stdout(const char *path, bool is_forced, struct err *err);
 
 /* Shuts stdout and turns a failed write into status 1; returns the status main returns. Frees the
- * lists of t->opts, which must still be there. */
+ * items of lists. */
 int cli_finish(const struct cli_tool *t, int status);
 
 /* "auto", "cpu", "cpu:avx2"...; n_threads < 1: one a core. */
