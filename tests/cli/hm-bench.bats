@@ -60,6 +60,8 @@ load B=2 T=32" ]
             if (!near($17, 100 * least / $9)) exit 1
             n++
         }
+        $1 == "part" { pass = $9 / $18 }
+        $1 == "op" && $2 == "train" && !near($7 * $9 / $18, pass) { exit 1 }
         $1 == "phase" { if (!near($10, $8 / $9 * 1e6) || !near($13, $11 / $8) || !near($14, $12 / $8)) exit 1 }
         END { exit !(n > 20) }' out
 }

@@ -60,11 +60,13 @@ static void check_step(const struct variant *v, enum recompute recompute)
     float *plain = gradient(&m, &b.rows, plain_loss);
 
     trace.head = &m.weight[m.params.head];
+    const double begin_s = trace_now();
     trace_start(&trace);
     trace_enter(&trace, TRACE_FORWARD);
     float *g = gradient(&m, &b.rows, loss);
     trace_block(&trace, 1);
     trace_stop(&trace);
+    const double whole_s = trace_now() - begin_s;
     ok(memcmp(g, plain, bytes) == 0 && memcmp(loss, plain_loss, sizeof loss) == 0,
        "%s: a traced step has the same bits", v->name);
     if (recompute == RECOMPUTE_NONE) {
@@ -94,6 +96,13 @@ static void check_step(const struct variant *v, enum recompute recompute)
            trace_section_time(&trace, TRACE_HEAD) > 0 &&
            trace_section_time(&trace, TRACE_BACKWARD) > 0,
        "%s: each takes time", v->name);
+    double parts_s = 0, ops_s = 0;
+    for (int i = 0; i < TRACE_SECTIONS; i++)
+        parts_s += trace_section_time(&trace, (enum trace_section)i);
+    for (int i = 0; i < trace.n_entries; i++)
+        ops_s += trace_entry_time(&trace, &trace.entry[i]);
+    ok(ops_s <= parts_s && parts_s <= whole_s, "%s: ops lie within parts, parts within the step",
+       v->name);
     trace.head = NULL;
     model_close(&m);
     free(plain);
