@@ -38,11 +38,12 @@ command -v apt-get >/dev/null || fail 'there is no apt-get'
 root=()
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || fail 'this user is not root and there is no sudo'
+    sudo true </dev/null || fail 'sudo refuses this user, or wants a password and has no terminal to ask on'
     root=(sudo)
 fi
 install() {
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null >"$log" 2>&1
+        apt-get -o DPkg::Lock::Timeout=120 install -qq -y --no-install-recommends "${missing[@]}" </dev/null >"$log" 2>&1
 }
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -50,5 +51,5 @@ printf 'installing: %s\n' "${missing[*]}"
 # The package lists may be missing or old: refresh them only when the first try fails.
 if ! install; then
     "${root[@]}" apt-get update -qq >"$log" 2>&1 || { tail -n 3 "$log" >&2; fail 'the package lists cannot be fetched (no network?)'; }
-    install || { tail -n 5 "$log" >&2; fail 'apt-get failed as shown'; }
+    install || { tail -n 5 "$log" >&2; fail 'apt-get failed as shown (no network?)'; }
 fi
