@@ -4,6 +4,7 @@
 #include "cpu.h"
 #include "help.h"
 #include "parse.h"
+#include "threads.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -416,6 +417,23 @@ int cli_finish(const struct cli_tool *t, int status)
     else
         err_set(&err, "stdout", NULL, "cannot write");
     return cli_error(t, &err);
+}
+
+struct cli_opt cli_device_opt(const char **to)
+{
+    return (struct cli_opt){
+        .kind = CLI_TEXT, .name = "device", .to = to, .arg = "DEV", .help = "auto, cpu, cpu:ISA"};
+}
+
+struct cli_opt cli_threads_opt(int64_t *to)
+{
+    return (struct cli_opt){.kind = CLI_INT,
+                            .letter = 'j',
+                            .name = "threads",
+                            .to = to,
+                            .arg = "N",
+                            .help = "worker threads; 0: one a core",
+                            .max = POOL_MAX_WORKERS};
 }
 
 int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err)

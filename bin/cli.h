@@ -102,6 +102,11 @@ MUST_USE int cli_check_binary_stdout(const char *path, bool is_forced, struct er
  * items of lists. */
 int cli_finish(const struct cli_tool *t, int status);
 
+/* The rows of --device and --threads, the same in every tool that has them; *to holds the default:
+ * "auto", and 0. */
+struct cli_opt cli_device_opt(const char **to);
+struct cli_opt cli_threads_opt(int64_t *to);
+
 /* "auto", "cpu", "cpu:avx2"...; n_threads < 1: one a core. */
 MUST_USE int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err);
 

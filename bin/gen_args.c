@@ -141,10 +141,8 @@ void gen_args_rows(struct gen_args *a, struct cli_opt rows[GEN_ROWS])
     put(&t,
         (struct cli_opt){CLI_TEXT, 'm', "model", &a->model.model, "FILE",
                          "checkpoint or run folder (default model.safetensors)", 0, 0, NULL, NULL});
-    put(&t, (struct cli_opt){CLI_TEXT, 0, "device", &a->model.device, "DEV", "auto, cpu, cpu:ISA",
-                             0, 0, NULL, NULL});
-    put(&t, (struct cli_opt){CLI_INT, 'j', "threads", &a->model.threads, "N",
-                             "worker threads; 0: one a core", 0, 4096, NULL, NULL});
+    put(&t, cli_device_opt(&a->model.device));
+    put(&t, cli_threads_opt(&a->model.threads));
     put(&t, (struct cli_opt){CLI_ENUM, 0, "dtype", &a->model.dtype, "TYPE",
                              "what matrix products read", 0, 0, loaded_dtypes, NULL});
     put(&t, (struct cli_opt){CLI_INT, 0, "context", &a->context, "S",

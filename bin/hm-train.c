@@ -46,7 +46,7 @@ static int prepare_init(struct app *a, struct err *err)
     TRY(ckpt_load(&a->init, a->args.init_from, err));
     TRY(train_args_init_from(&a->args, &a->init.c, &a->head, err));
     if (a->args.tok || a->init.tok.size == 0) {
-        TRY(cli_default_file(&a->args.tok, "tok.model", "--tok", err));
+        TRY(cli_default_file(&a->args.tok, "tok.model", "--tokenizer", err));
         return read_tok(a, a->args.tok, &vocab, err);
     }
     TRY(tok_open_bytes(&tok, a->init.tok.data, a->init.tok.size, err));
@@ -60,7 +60,7 @@ static int prepare_new(struct app *a, struct err *err)
     int vocab = 0;
     struct err none = {0};
     /* a plan needs no tokenizer: the preset's vocabulary will do */
-    if (cli_default_file(&a->args.tok, "tok.model", "--tok", &none) == 0)
+    if (cli_default_file(&a->args.tok, "tok.model", "--tokenizer", &none) == 0)
         TRY(read_tok(a, a->args.tok, &vocab, err));
     else if (!a->args.is_plan) {
         *err = none;

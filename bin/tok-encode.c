@@ -47,8 +47,7 @@ static void parse(struct app *a, int argc, char **argv, int *first)
          NULL, NULL},
         {CLI_FLAG, 0, "force", &a->is_forced, NULL, "write a stream even to a terminal", 0, 0, NULL,
          NULL},
-        {CLI_INT, 'j', "threads", &a->threads, "N", "threads (default one a core)", 1, 1024, NULL,
-         NULL},
+        cli_threads_opt(&a->threads),
         {0},
     };
     a->tool.opts = opts;

@@ -73,7 +73,7 @@ static int file_rows(struct train_args *a, struct cli_opt *rows)
 {
     const struct cli_opt files[] = {
         {.kind = CLI_GROUP, .name = "Files"},
-        {CLI_TEXT, 't', "tok", &a->tok, "FILE",
+        {CLI_TEXT, 0, "tokenizer", &a->tok, "FILE",
          "tokenizer of the shards (default tok.model in the working directory)", 0, 0, NULL, NULL},
         {CLI_TEXT, 'o', "output", &a->out, "DIR",
          "run folder; - writes the final model to stdout and keeps nothing else", 0, 0, NULL, NULL},
@@ -97,10 +97,8 @@ static int machine_rows(struct train_args *a, struct cli_opt *rows)
 {
     const struct cli_opt machine[] = {
         {.kind = CLI_GROUP, .name = "Machine"},
-        {CLI_TEXT, 0, "device", &a->device, "NAME", "auto, cpu, cpu:base, cpu:avx2, cpu:avx512", 0,
-         0, NULL, NULL},
-        {CLI_INT, 'j', "threads", &a->threads, "N", "threads (default one a core)", 1, 1024, NULL,
-         NULL},
+        cli_device_opt(&a->device),
+        cli_threads_opt(&a->threads),
     };
     memcpy(rows, machine, sizeof machine);
     return (int)(sizeof machine / sizeof *machine);

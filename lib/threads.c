@@ -16,7 +16,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { MAX_WORKERS = 256, SPINS = 4000 };
+enum { SPINS = 4000 };
 
 struct pool {
     int n_workers;
@@ -25,7 +25,7 @@ struct pool {
     _Alignas(64) atomic_uint ticket;
     _Alignas(64) atomic_uint running;
     atomic_bool stop;
-    pthread_t threads[MAX_WORKERS];
+    pthread_t threads[POOL_MAX_WORKERS];
 };
 
 struct seat {
@@ -72,7 +72,7 @@ static int usable_cores(void)
     cpu_set_t set;
     const char *omp = getenv("OMP_NUM_THREADS");
     const long asked = omp ? strtol(omp, NULL, 10) : 0;
-    if (asked > 0 && asked <= MAX_WORKERS)
+    if (asked > 0 && asked <= POOL_MAX_WORKERS)
         return (int)asked;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         return CPU_COUNT(&set);
@@ -84,8 +84,8 @@ int pool_open(struct pool **pool, int n_workers, struct err *err)
 {
     if (n_workers < 1)
         n_workers = usable_cores();
-    if (n_workers > MAX_WORKERS)
-        n_workers = MAX_WORKERS;
+    if (n_workers > POOL_MAX_WORKERS)
+        n_workers = POOL_MAX_WORKERS;
     struct pool *p = aligned_alloc(64, (sizeof *p + 63) / 64 * 64);
     if (!p)
         return err_oom(err, sizeof *p);

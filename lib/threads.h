@@ -13,8 +13,10 @@
 
 struct pool;
 
-/* n_workers < 1 asks for one a usable core (sched_getaffinity, OMP_NUM_THREADS heeded). *pool is
- * owned. */
+enum { POOL_MAX_WORKERS = 256 };
+
+/* n_workers < 1 asks for one a usable core (sched_getaffinity, OMP_NUM_THREADS heeded); there are
+ * at most POOL_MAX_WORKERS. *pool is owned. */
 MUST_USE int pool_open(struct pool **pool, int n_workers, struct err *err);
 int pool_size(const struct pool *pool);
 /* Runs fn(arg, worker, n_workers) once on each worker, the caller being worker 0; returns when all

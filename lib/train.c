@@ -39,7 +39,7 @@ static int check_corpus(const struct corpus_info *info, const struct config *c, 
     if (info->tok_hash != tok_hash)
         return err_set(err, path,
                        "encode the text again with this tokenizer, or name its own "
-                       "with --tok",
+                       "with --tokenizer",
                        "was made with another tokenizer");
     if (info->vocab > c->V)
         return err_set(err, path, "raise --vocab, or leave it out", "has %d ids, the model %d",
@@ -98,7 +98,7 @@ int train_open(struct train *t, const struct train_head *head, const struct trai
 {
     *t = (struct train){.head = *head, .dev = dev};
     if (head->state.tok_hash && head->state.tok_hash != tok_hash)
-        return err_set(err, NULL, "give the run's own tokenizer with --tok",
+        return err_set(err, NULL, "give the run's own tokenizer with --tokenizer",
                        "the run was begun with another tokenizer");
     if (train_opts_check(&t->head.opts, err) != 0 || open_all(t, d, tok, tok_hash, err) != 0) {
         train_close(t);
@@ -216,7 +216,7 @@ int train_restore(struct train *t, const char *path, struct err *err)
     const bool is_same = tok.size == t->tok.size && memcmp(tok.data, t->tok.data, tok.size) == 0;
     buf_free(&tok);
     if (!is_same)
-        return err_set(err, path, "give the run's own tokenizer with --tok",
+        return err_set(err, path, "give the run's own tokenizer with --tokenizer",
                        "holds another tokenizer");
     if (t->dev->is_host)
         model_refresh(&t->model);

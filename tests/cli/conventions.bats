@@ -116,7 +116,7 @@ setup() {
         tok-train) run "$tool" none.txt ;;
         tok-encode) run "$tool" -m none.model ;;
         shard) run "$tool" --list none.tok.zst ;;
-        hm-train) run "$tool" --tok none.model none.tok.zst ;;
+        hm-train) run "$tool" --tokenizer none.model none.tok.zst ;;
         *) run "$tool" -m none.safetensors ;;
         esac
         [ "$status" -eq 1 ]

@@ -203,7 +203,7 @@ train() {
 }
 
 @test "files that are none are named, status 1" {
-    run train --tok=nowhere --max-steps=1 -o run
+    run train --tokenizer=nowhere --max-steps=1 -o run
     [ "$status" -eq 1 ]
     says "hm-train: nowhere: "
     run hm-train "${small[@]}" -q -o run nowhere.tok.zst
@@ -216,7 +216,7 @@ train() {
     rm tok.model
     run hm-train "${small[@]}" -q -o run3 train-*.tok.zst
     [ "$status" -eq 1 ]
-    says "--tok"
+    says "--tokenizer"
 }
 
 @test "a learning rate that is far too high stops the run, the last checkpoint named" {

@@ -9,7 +9,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 model=(--preset tiny --pattern mtm --width 64 --mlp 160 --heads 4 --kv-heads 2 --head-dim 16 --ssm-head-dim 16
        --state 32 --context 128 --chunk 32)
-common=(--tok "$tok" --batch 4 --accum 2 --lr 2e-3 --z-loss 0 --outlier 0 --save-time 0)
+common=(--tokenizer "$tok" --batch 4 --accum 2 --lr 2e-3 --z-loss 0 --outlier 0 --save-time 0)
 
 # One step at rate zero is the initial model, as a checkpoint in float32.
 hm-train -q "${model[@]}" "${common[@]}" --max-steps 1 --save-every 1 --lr 0 -o "$dir/init" "$@"
