@@ -146,7 +146,7 @@ test: test-deps
 check: test-deps
 	@$(MAKE) --no-print-directory ASAN=1 OPT='-O1 -g' run-tests
 
-PROVE = PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD="$(CURDIR)/$(B)" DATA="$(abspath $(DATA))" prove -j$(JOBS) --timer -e ''
+PROVE = PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD="$(CURDIR)/$(B)" DATA="$(abspath $(DATA))" prove -j$(JOBS) --timer --failures --comments -e ''
 run-tests: tests
 	@$(PROVE) $(TEST_SH) $(TEST_BIN)
 

@@ -158,7 +158,7 @@ setup() {
 @test "usage errors; a stream is not written to a terminal" {
     run tok-encode --split=sep: text
     [ "$status" -eq 2 ]
-    run tok-encode -j 0 text
+    run tok-encode -j -1 text
     [ "$status" -eq 2 ]
     run tok-encode no-such-file -o out
     [ "$status" -eq 1 ]
