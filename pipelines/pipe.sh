@@ -21,7 +21,7 @@ tok=$(tok-train -q --vocab="$vocab" -o - "$corpus" | base64 -w 0)
 tok() { base64 -d < <(printf %s "$tok"); }
 
 # The model goes to two tools as well: fd 3 leads to hm-eval, whose status `wait` brings.
-tok-encode -q -m <(tok) "$corpus" | hm-train --tok=<(tok) "$@" -o - - | {
+tok-encode -q -m <(tok) "$corpus" | hm-train --tokenizer=<(tok) "$@" -o - - | {
     exec 3> >(hm-eval -q -m - --text --format=csv "$heldout" |
         awk -F, '$4 == "bits_per_byte" { printf "%.3f bits per byte of %s\n", $5, $1 }' >&2)
     figure=$!

@@ -31,7 +31,7 @@ all: $(OUT)/table.csv $(OUT)/loss.png
 
 $(models): $(OUT)/%/model.safetensors: $(FROM)/tok.model $(FROM)/train-00000.tok.zst $(FROM)/valid-00000.tok.zst
 	@mkdir -p $(@D)
-	valid=($(FROM)/valid-*.tok.zst); hm-train --preset=$(PRESET) --tok=$(FROM)/tok.model --resume -o $(@D) \
+	valid=($(FROM)/valid-*.tok.zst); hm-train --preset=$(PRESET) --tokenizer=$(FROM)/tok.model --resume -o $(@D) \
 	    $(TRAIN) $(OPTION)=$* "$${valid[@]/#/--valid=}" $(FROM)/train-*.tok.zst
 
 # The last validation of each run, and the rate and time of its last row.

@@ -83,7 +83,7 @@ $(tok): $(text) | $(RUN)
 
 # The model appears when the run is complete; until then --resume finds its checkpoints.
 $(model): $(shards) $(valid) $(tok)
-	valid=($(RUN)/valid-*.tok.zst); hm-train --preset=$(PRESET) --tok=$(tok) --resume -o $(RUN) $(TRAIN) \
+	valid=($(RUN)/valid-*.tok.zst); hm-train --preset=$(PRESET) --tokenizer=$(tok) --resume -o $(RUN) $(TRAIN) \
 	    "$${valid[@]/#/--valid=}" $(RUN)/train-*.tok.zst
 
 # --- what came of it ---

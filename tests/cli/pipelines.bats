@@ -78,10 +78,10 @@ train() {
     fixture
     train mine/tok.model mine/train-00000.tok.zst >/dev/null 2>&1
     # The bytes of a run that was left alone.
-    hm-train -q $small --tok=mine/tok.model --max-steps=30 --save-every=10 --valid-every=10 -o alone \
+    hm-train -q $small --tokenizer=mine/tok.model --max-steps=30 --save-every=10 --valid-every=10 -o alone \
         --valid=mine/valid-00000.tok.zst mine/train-00000.tok.zst
     # A run of the same options that ends early leaves the checkpoint a kill would leave.
-    hm-train -q $small --tok=mine/tok.model --max-steps=30 --save-every=10 --valid-every=10 -o mine \
+    hm-train -q $small --tokenizer=mine/tok.model --max-steps=30 --save-every=10 --valid-every=10 -o mine \
         --valid=mine/valid-00000.tok.zst mine/train-00000.tok.zst 3>&- &
     for _ in $(seq 500); do
         [ -e mine/ckpt-00000010.safetensors ] && break
