@@ -191,11 +191,11 @@ bench: tools
 	bin/hm-bench $(BENCH)
 
 install: tools
-	install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))
-	install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
-	for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
-	install $(wildcard pipelines/*.sh) $(DESTDIR)$(PREFIX)/share/hm/pipelines
-	install -m 644 $(wildcard pipelines/*.mk pipelines/*.gp) $(DESTDIR)$(PREFIX)/share/hm/pipelines
+	@install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))
+	@install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
+	@for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
+	@install $(wildcard pipelines/*.sh) $(DESTDIR)$(PREFIX)/share/hm/pipelines
+	@install -m 644 $(wildcard pipelines/*.mk pipelines/*.gp pipelines/*.txt) $(DESTDIR)$(PREFIX)/share/hm/pipelines
 
 clean:
 	rm -rf build $(TOOLS:%=bin/%)
