@@ -3,11 +3,11 @@
  *   dv_j = sum_i p_ij dout_i;  dp_ij = dout_i . v_j;  ds_ij = p_ij (dp_ij - dout_i . o_i)
  *   dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i.
  * A worker owns a KV head of one sequence and goes over its tiles of keys; dq grows tile by tile in
- * place. Where KV heads are few, it owns some of the query heads, and parts of dk and dv are added
- * in order at the end. */
+ * place. Where KV heads are few, it owns some of the query heads: see parts.h. */
 #include "attn.h"
 
 #include "cpu_ops.h"
+#include "parts.h"
 #include "vmath.h"
 
 #include <assert.h>
@@ -15,11 +15,10 @@
 struct bwd {
     struct dev *dev;
     const struct attn_in *in;
-    struct tensor *dq, *dk, *dv;
+    struct tensor *dq;
     const struct tensor *dout, *o;
     const float *lse;
-    float *parts; /* (n_parts,2,B*T,G*P) dk and dv; unused for 1 part */
-    int n_parts;
+    struct parts parts; /* of dk and dv */
     size_t shared_bytes, worker_bytes;
 };
 
@@ -56,17 +55,10 @@ static size_t worker_bytes(int T, int P, int heads)
     return s.used;
 }
 
-static size_t parts_bytes(int T, int P, size_t part_units)
-{
-    struct scratch s = {0};
-    scratch_floats(&s, part_units * 2 * (size_t)T * (size_t)P);
-    return s.used;
-}
-
 size_t cpu_attn_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     const int n_workers = n_workers_of(dev), heads = s->H / s->G;
-    return parts_bytes(s->T, s->P, max_part_units(n_workers, s->B * s->G, heads)) +
+    return parts_plan(n_workers, s->B * s->G, heads, s->T, s->P) +
            (size_t)n_workers * worker_bytes(s->T, s->P, heads);
 }
 
@@ -138,24 +130,13 @@ static void open_head(const struct bwd *o, float *row_dot, int b, int h)
     }
 }
 
-/* Where part `part` of dk (which = 0) or dv (1) of KV head g goes, from row r on. */
-static struct mat gradient_of(const struct bwd *o, int part, int which, int64_t r, int g)
-{
-    const struct attn_in *in = o->in;
-    const int64_t cols = (int64_t)in->G * in->P, rows = (int64_t)in->B * in->T;
-    if (o->n_parts == 1)
-        return attn_mat(which ? o->dv : o->dk, r, g, in->P);
-    return (struct mat){o->parts + ((part * 2 + which) * rows + r) * cols + (int64_t)g * in->P,
-                        cols};
-}
-
 /* Part `part` of the query heads of KV head g, sequence b. */
 static void run_part(const struct bwd *o, struct space *w, int b, int g, int part)
 {
     const struct attn_in *in = o->in;
     const int heads = in->H / in->G, T = in->T;
-    const int h0 = g * heads + heads * part / o->n_parts;
-    const int h1 = g * heads + heads * (part + 1) / o->n_parts;
+    const int h0 = g * heads + heads * part / o->parts.n;
+    const int h1 = g * heads + heads * (part + 1) / o->parts.n;
     attn_first_keys(w->first, in, b);
     for (int h = h0; h < h1; h++)
         open_head(o, w->row_dot + (int64_t)(h - h0) * T, b, h);
@@ -169,8 +150,8 @@ static void run_part(const struct bwd *o, struct space *w, int b, int g, int par
                 run_tile(o, w, w->row_dot + (int64_t)(h - h0) * T, b, h, t0, rows, j0,
                          attn_min(keys, t0 + rows - j0));
             }
-        attn_copy_scaled(gradient_of(o, part, 0, r, g), w->dk, 1, keys, in->P);
-        attn_copy_scaled(gradient_of(o, part, 1, r, g), w->dv, 1, keys, in->P);
+        attn_copy_scaled(parts_at(&o->parts, part, 0, r, g), w->dk, 1, keys, in->P);
+        attn_copy_scaled(parts_at(&o->parts, part, 1, r, g), w->dv, 1, keys, in->P);
     }
 }
 
@@ -182,48 +163,32 @@ static void bwd_share(void *arg, int worker, int n_workers)
     struct space w;
     size_t begin, end;
     carve(&w, &s, in->T, in->P, in->H / in->G);
-    pool_share((size_t)in->B * (size_t)in->G * (size_t)o->n_parts, 1, worker, n_workers, &begin,
+    pool_share((size_t)in->B * (size_t)in->G * (size_t)o->parts.n, 1, worker, n_workers, &begin,
                &end);
     for (size_t i = begin; i < end; i++) {
-        const int part = (int)i % o->n_parts, bg = (int)i / o->n_parts;
+        const int part = (int)i % o->parts.n, bg = (int)i / o->parts.n;
         run_part(o, &w, bg / in->G, bg % in->G, part);
     }
-}
-
-static void add_parts_share(void *arg, int worker, int n_workers)
-{
-    const struct bwd *o = arg;
-    const int64_t cols = (int64_t)o->in->G * o->in->P;
-    size_t begin, end;
-    pool_share((size_t)o->in->B * (size_t)o->in->T, 1, worker, n_workers, &begin, &end);
-    for (int which = 0; which < 2; which++)
-        for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
-            float *restrict to = row(which ? o->dv : o->dk, r);
-            memcpy(to, gradient_of(o, 0, which, r, 0).p, sizeof(float) * (size_t)cols);
-            for (int part = 1; part < o->n_parts; part++) {
-                const float *restrict from = gradient_of(o, part, which, r, 0).p;
-                for (int64_t i = 0; i < cols; i++)
-                    to[i] += from[i];
-            }
-        }
 }
 
 void cpu_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                   const struct tensor *dout, const struct tensor *o, const float *lse,
                   const struct attn_in *in)
 {
-    const int n_workers = n_workers_of(dev), heads = in->H / in->G, n_units = in->B * in->G;
+    const int n_workers = n_workers_of(dev), heads = in->H / in->G;
     struct scratch s = {dev->work, 0};
-    struct bwd f = {dev, in, dq, dk, dv, dout, o, lse, NULL, 1, 0, 0};
+    struct bwd f = {.dev = dev,
+                    .in = in,
+                    .dq = dq,
+                    .dout = dout,
+                    .o = o,
+                    .lse = lse,
+                    .parts = {.to = {dk, dv}, .width = in->P, .heads = heads}};
     assert(in->past == 0);
-    f.n_parts = n_parts(n_workers, n_units, heads);
     f.worker_bytes = worker_bytes(in->T, in->P, heads);
-    if (f.n_parts > 1)
-        f.parts =
-            scratch_floats(&s, (size_t)(n_units * f.n_parts) * 2 * (size_t)in->T * (size_t)in->P);
+    parts_carve(&f.parts, &s, n_workers, in->B * in->G, in->T);
     f.shared_bytes = s.used;
     assert(dev->work_bytes >= f.shared_bytes + (size_t)n_workers * f.worker_bytes);
     pool_run(pool_of(dev), bwd_share, &f);
-    if (f.n_parts > 1)
-        pool_run(pool_of(dev), add_parts_share, &f);
+    parts_add(&f.parts, dev);
 }

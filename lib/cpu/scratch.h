@@ -13,10 +13,15 @@ struct scratch {
     size_t used;
 };
 
+static inline size_t scratch_padded(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+
 static inline void *scratch_take(struct scratch *s, size_t bytes)
 {
     void *p = s->base ? s->base + s->used : NULL;
-    s->used += (bytes + 63) / 64 * 64;
+    s->used += scratch_padded(bytes);
     return p;
 }
 
@@ -43,23 +48,6 @@ static inline struct scratch scratch_of(const struct dev *dev, size_t shared, si
 static inline int n_workers_of(const struct dev *dev)
 {
     return pool_size(pool_of(dev));
-}
-
-/* Into how many parts the heads of a group are split, so that n_units groups keep all workers busy:
- * 1 where there are groups enough. */
-static inline int n_parts(int n_workers, int n_units, int heads)
-{
-    const int parts = (n_workers + n_units - 1) / n_units;
-    return parts < heads ? parts : heads;
-}
-
-/* Bound of n_units * n_parts over all n_units up to the given one, where n_parts is above 1. */
-static inline size_t max_part_units(int n_workers, int n_units, int heads)
-{
-    const size_t by_workers = 2 * (size_t)n_workers, by_heads = (size_t)n_units * (size_t)heads;
-    if (n_workers < 2)
-        return 0;
-    return by_workers < by_heads ? by_workers : by_heads;
 }
 
 #endif

@@ -9,11 +9,12 @@
  * whose decay spans t. Those are summed as differences of running sums in double: at each token
  * what ends there counts +, what begins there counts -.
  *
- * A worker owns a group of one sequence, or, where groups are few, a part of its heads; then parts
- * of dB and dC are added in order at the end. */
+ * A worker owns a group of one sequence, or, where groups are few, a part of its heads: see
+ * parts.h. */
 #include "ssd.h"
 
 #include "cpu_ops.h"
+#include "parts.h"
 #include "vmath.h"
 
 #include <assert.h>
@@ -21,12 +22,11 @@
 struct bwd {
     struct dev *dev;
     const struct ssd_in *in;
-    struct tensor *dx, *ddt, *dbmat, *dcmat;
+    struct tensor *dx, *ddt;
     const struct tensor *dy;
     const float *delta, *states;
-    double *dparam; /* (B,H,3) shares of ddt_bias, da_log, dskip */
-    float *parts;   /* (n_parts,2,B*T,G*N) dB and dC; unused for 1 part */
-    int n_parts;
+    double *dparam;     /* (B,H,3) shares of ddt_bias, da_log, dskip */
+    struct parts parts; /* of dB and dC */
     size_t shared_bytes, worker_bytes;
 };
 
@@ -72,19 +72,15 @@ static size_t worker_bytes(int Q, int P, int N, int heads)
     return s.used;
 }
 
-static size_t shared_bytes(int B, int T, int H, int G, int N, size_t part_units)
+static size_t dparam_bytes(int B, int H)
 {
-    struct scratch s = {0};
-    scratch_take(&s, (size_t)B * (size_t)H * 3 * sizeof(double));
-    scratch_floats(&s, part_units * 2 * (size_t)T * (size_t)N);
-    return s.used;
+    return scratch_padded((size_t)B * (size_t)H * 3 * sizeof(double));
 }
 
 size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     const int n_workers = n_workers_of(dev), heads = s->H / s->G;
-    const size_t units = max_part_units(n_workers, s->B * s->G, heads);
-    return shared_bytes(s->B, s->T, s->H, s->G, s->N, units) +
+    return dparam_bytes(s->B, s->H) + parts_plan(n_workers, s->B * s->G, heads, s->T, s->N) +
            (size_t)n_workers * worker_bytes(min_int(s->Q, s->T), s->P, s->N, heads);
 }
 
@@ -273,18 +269,6 @@ static void run_head(const struct bwd *o, struct space *w, int b, int z, int h, 
     finish_tokens(o, w, o->dparam + ((int64_t)b * in->H + h) * 3, at_end, h);
 }
 
-/* Where part `part` of dB (which = 0) or dC (1) of group g goes, at the chunk's first row. */
-static struct mat gradient_of(const struct bwd *o, int part, int which, int64_t r, int g)
-{
-    const struct ssd_in *in = o->in;
-    const struct tensor *to = which ? o->dcmat : o->dbmat;
-    const int64_t cols = (int64_t)in->G * in->N, rows = (int64_t)in->B * in->T;
-    if (o->n_parts == 1)
-        return (struct mat){row(to, r) + (int64_t)g * in->N, to->ld};
-    return (struct mat){o->parts + ((part * 2 + which) * rows + r) * cols + (int64_t)g * in->N,
-                        cols};
-}
-
 static void copy_rows(struct mat to, struct mat from, int rows, int cols)
 {
     for (int i = 0; i < rows; i++)
@@ -296,8 +280,8 @@ static void run_part(const struct bwd *o, struct space *w, int b, int g, int par
 {
     const struct ssd_in *in = o->in;
     const int heads = in->H / in->G, N = in->N;
-    const int h0 = g * heads + heads * part / o->n_parts;
-    const int h1 = g * heads + heads * (part + 1) / o->n_parts;
+    const int h0 = g * heads + heads * part / o->parts.n;
+    const int h1 = g * heads + heads * (part + 1) / o->parts.n;
     for (int z = ssd_chunks(in) - 1; z >= 0; z--) {
         ssd_load_group(&w->ch, in, b, z, g);
         const int n = w->ch.n;
@@ -312,8 +296,8 @@ static void run_part(const struct bwd *o, struct space *w, int b, int g, int par
             mm_atb(mat_at(w->db, t0, 0), mat_at(w->dcb, t0, t0), mat_at(w->ch.c, t0, 0), rows, N,
                    n - t0, true);
         }
-        copy_rows(gradient_of(o, part, 0, w->ch.r0, g), w->db, n, N);
-        copy_rows(gradient_of(o, part, 1, w->ch.r0, g), w->dc, n, N);
+        copy_rows(parts_at(&o->parts, part, 0, w->ch.r0, g), w->db, n, N);
+        copy_rows(parts_at(&o->parts, part, 1, w->ch.r0, g), w->dc, n, N);
     }
 }
 
@@ -325,30 +309,12 @@ static void bwd_share(void *arg, int worker, int n_workers)
     struct space w;
     size_t begin, end;
     carve(&w, &s, min_int(in->Q, in->T), in->P, in->N, in->H / in->G);
-    pool_share((size_t)in->B * (size_t)in->G * (size_t)o->n_parts, 1, worker, n_workers, &begin,
+    pool_share((size_t)in->B * (size_t)in->G * (size_t)o->parts.n, 1, worker, n_workers, &begin,
                &end);
     for (size_t i = begin; i < end; i++) {
-        const int part = (int)i % o->n_parts, bg = (int)i / o->n_parts;
+        const int part = (int)i % o->parts.n, bg = (int)i / o->parts.n;
         run_part(o, &w, bg / in->G, bg % in->G, part);
     }
-}
-
-static void add_parts_share(void *arg, int worker, int n_workers)
-{
-    const struct bwd *o = arg;
-    const int64_t cols = (int64_t)o->in->G * o->in->N, rows = (int64_t)o->in->B * o->in->T;
-    size_t begin, end;
-    pool_share((size_t)rows, 1, worker, n_workers, &begin, &end);
-    for (int which = 0; which < 2; which++)
-        for (int64_t r = (int64_t)begin; r < (int64_t)end; r++) {
-            float *restrict to = row(which ? o->dcmat : o->dbmat, r);
-            memcpy(to, gradient_of(o, 0, which, r, 0).p, sizeof(float) * (size_t)cols);
-            for (int part = 1; part < o->n_parts; part++) {
-                const float *restrict from = gradient_of(o, part, which, r, 0).p;
-                for (int64_t i = 0; i < cols; i++)
-                    to[i] += from[i];
-            }
-        }
 }
 
 void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
@@ -356,21 +322,24 @@ void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct 
                  struct tensor *dskip, const struct tensor *dy, const float *delta,
                  const float *states, const struct ssd_in *in)
 {
-    const int n_workers = n_workers_of(dev), heads = in->H / in->G, n_units = in->B * in->G;
+    const int n_workers = n_workers_of(dev), heads = in->H / in->G;
     struct scratch s = {dev->work, 0};
-    struct bwd o = {dev, in, dx, ddt, dbmat, dcmat, dy, delta, states, NULL, NULL, 1, 0, 0};
-    o.n_parts = n_parts(n_workers, n_units, heads);
+    struct bwd o = {.dev = dev,
+                    .in = in,
+                    .dx = dx,
+                    .ddt = ddt,
+                    .dy = dy,
+                    .delta = delta,
+                    .states = states,
+                    .parts = {.to = {dbmat, dcmat}, .width = in->N, .heads = heads}};
     o.worker_bytes = worker_bytes(min_int(in->Q, in->T), in->P, in->N, heads);
-    o.dparam = scratch_take(&s, (size_t)in->B * (size_t)in->H * 3 * sizeof(double));
-    if (o.n_parts > 1)
-        o.parts =
-            scratch_floats(&s, (size_t)(n_units * o.n_parts) * 2 * (size_t)in->T * (size_t)in->N);
+    o.dparam = scratch_take(&s, dparam_bytes(in->B, in->H));
+    parts_carve(&o.parts, &s, n_workers, in->B * in->G, in->T);
     o.shared_bytes = s.used;
     assert(dev->work_bytes >= o.shared_bytes + (size_t)n_workers * o.worker_bytes);
-    memset(o.dparam, 0, (size_t)in->B * (size_t)in->H * 3 * sizeof(double));
+    memset(o.dparam, 0, dparam_bytes(in->B, in->H));
     pool_run(pool_of(dev), bwd_share, &o);
-    if (o.n_parts > 1)
-        pool_run(pool_of(dev), add_parts_share, &o);
+    parts_add(&o.parts, dev);
     struct tensor *const to[3] = {ddt_bias, da_log, dskip};
     for (int i = 0; i < 3; i++)
         for (int h = 0; h < in->H; h++) {
