@@ -1,9 +1,8 @@
 /* json: see json.h. */
 #include "json.h"
-#include "buf.h"
 
 #include <stdbool.h>
-
+#include <stdlib.h>
 #include <string.h>
 
 int js_parse(json_t **root, const char *text, size_t n, size_t flags, struct err *err)
@@ -56,5 +55,15 @@ int js_parse_python(json_t **root, const char *text, size_t n, struct err *err)
     if (rc == 0)
         rc = js_parse(root, (const char *)quoted.data, quoted.size, 0, err);
     buf_free(&quoted);
+    return rc;
+}
+
+int js_print(const json_t *root, size_t flags, struct buf *to, struct err *err)
+{
+    char *text = root ? json_dumps(root, flags | JSON_REAL_PRECISION(17)) : NULL;
+    if (!text)
+        return err_oom(err, 4096);
+    const int rc = buf_put(to, text, strlen(text), err);
+    free(text);
     return rc;
 }

@@ -3,7 +3,7 @@
 #ifndef HM_JSON_H
 #define HM_JSON_H
 
-#include "err.h"
+#include "buf.h"
 
 #include <jansson.h>
 
@@ -14,5 +14,9 @@ MUST_USE int js_parse(json_t **root, const char *text, size_t n, size_t flags, s
 /* The same after bare Infinity, -Infinity and NaN became the strings "Infinity", "-Infinity" and
  * "NaN". */
 MUST_USE int js_parse_python(json_t **root, const char *text, size_t n, struct err *err);
+
+/* Appends the value's text; real numbers come back to the bit. flags: more of jansson's JSON_*.
+ * root: still the caller's; NULL, as jansson gives where memory ran out, is an error. */
+MUST_USE int js_print(const json_t *root, size_t flags, struct buf *to, struct err *err);
 
 #endif

@@ -1,8 +1,8 @@
 /* train_meta: a run's options and counters as the JSON text in a resumable checkpoint; see
  * train_ckpt.h. */
 #include "train_ckpt.h"
+#include "json.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -65,21 +65,20 @@ static json_t *item_json(const struct item *it, const struct train_state *s)
 int train_meta_print(const struct train_head *h, struct buf *to, struct err *err)
 {
     struct buf opts = {0};
-    TRY(train_opts_print(&h->opts, &opts, err));
-    json_t *options = json_loadb((const char *)opts.data, opts.size, 0, NULL);
+    json_t *options;
+    int rc = train_opts_print(&h->opts, &opts, err);
+    if (rc == 0)
+        rc = js_parse(&options, (const char *)opts.data, opts.size, 0, err);
     buf_free(&opts);
+    TRY(rc);
     json_t *object = json_object();
-    int rc = json_object_set_new(object, "version", json_integer(META_VERSION));
+    rc = json_object_set_new(object, "version", json_integer(META_VERSION));
     for (const struct item *it = items; it->key && rc == 0; it++)
         rc = json_object_set_new(object, it->key, item_json(it, &h->state));
     if (json_object_set_new(object, "options", options) != 0)
         rc = -1;
-    char *text = rc == 0 ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    rc = js_print(rc == 0 ? object : NULL, JSON_COMPACT, to, err);
     json_decref(object);
-    if (!text)
-        return err_oom(err, 4096);
-    rc = buf_put(to, text, strlen(text), err);
-    free(text);
     return rc;
 }
 
@@ -111,11 +110,12 @@ static int parse_item(const struct item *it, struct train_state *s, const json_t
 
 static int parse_options(struct train_opts *o, const json_t *options, struct err *err)
 {
-    char *text = json_is_object(options) ? json_dumps(options, JSON_REAL_PRECISION(17)) : NULL;
-    if (!text)
+    struct buf text = {0};
+    if (!json_is_object(options))
         return err_set(err, NULL, NULL, "the run's options are missing");
-    const int rc = train_opts_parse(o, text, strlen(text), err);
-    free(text);
+    TRY(js_print(options, 0, &text, err));
+    const int rc = train_opts_parse(o, (const char *)text.data, text.size, err);
+    buf_free(&text);
     return rc;
 }
 
@@ -142,8 +142,8 @@ static int parse_object(struct train_head *h, const json_t *object, struct err *
 
 int train_meta_parse(struct train_head *h, const char *json, size_t n, struct err *err)
 {
-    json_error_t why;
-    json_t *object = json_loadb(json, n, JSON_REJECT_DUPLICATES, &why);
+    json_t *object;
+    TRY(js_parse(&object, json, n, 0, err));
     const int rc = parse_object(h, object, err);
     json_decref(object);
     return rc;

@@ -1,8 +1,8 @@
 /* train_opts: see train_opts.h. */
 #include "train_opts.h"
+#include "json.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -165,15 +165,11 @@ static json_t *field_json(const struct train_field *f, const struct train_opts *
 int train_opts_print(const struct train_opts *o, struct buf *to, struct err *err)
 {
     json_t *object = json_object();
-    int rc = object ? 0 : -1;
+    int rc = 0;
     for (const struct train_field *f = fields; f->name && rc == 0; f++)
         rc = json_object_set_new(object, f->name, field_json(f, o));
-    char *text = rc == 0 ? json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : NULL;
+    rc = js_print(rc == 0 ? object : NULL, JSON_COMPACT, to, err);
     json_decref(object);
-    if (!text)
-        return err_oom(err, 4096);
-    rc = buf_put(to, text, strlen(text), err);
-    free(text);
     return rc;
 }
 
@@ -199,9 +195,9 @@ static int parse_field(const struct train_field *f, struct train_opts *o, const 
 
 int train_opts_parse(struct train_opts *o, const char *json, size_t n, struct err *err)
 {
+    json_t *object;
     train_opts_default(o);
-    json_error_t why;
-    json_t *object = json_loadb(json, n, JSON_REJECT_DUPLICATES, &why);
+    TRY(js_parse(&object, json, n, 0, err));
     int rc = 0;
     size_t n_fields = 0;
     if (!json_is_object(object))
