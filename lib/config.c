@@ -22,7 +22,7 @@ static const struct preset {
     {"350m", 32000, 1280, 5120, 20, 4, 128, 128, 1024, 1, "mmtmmtmmtmm"},
 };
 
-enum { N_PRESETS = sizeof presets / sizeof *presets };
+enum { N_PRESETS = sizeof presets / sizeof *presets, MAX_WIDTH = 1 << 16 };
 
 const char *const *config_preset_names(void)
 {
@@ -87,7 +87,7 @@ static int kv_default(int heads)
 
 void config_derive(struct config *c)
 {
-    const int D = c->D > 0 ? c->D : 1;
+    const int D = c->D > 0 && c->D <= MAX_WIDTH ? c->D : 1; /* config_check refuses others */
     c->L = (int)strnlen(c->pattern, CONFIG_MAX_LAYERS);
     set_int(&c->F, 4 * D);
     set_int(&c->mamba_head_dim, c->mamba_heads > 0 ? 2 * D / c->mamba_heads : head_width(2 * D));
@@ -112,26 +112,26 @@ void config_derive(struct config *c)
 /* --- rules --- */
 
 struct range {
-    const char *key; /* of the JSON; tools name their options alike */
+    const char *key, *option; /* of the JSON; of the tools */
     int value, low, high;
 };
 
 static int check_ranges(const struct config *c, struct err *err)
 {
     const struct range ranges[] = {
-        {"vocab_size", c->V, 4, 1 << 24},
-        {"hidden_size", c->D, 8, 1 << 16},
-        {"shared_intermediate_size", c->F, 1, 1 << 20},
-        {"num_hidden_layers", c->L, 1, CONFIG_MAX_LAYERS},
-        {"mamba_n_heads", c->mamba_heads, 1, 1 << 14},
-        {"mamba_d_head", c->mamba_head_dim, 16, 128},
-        {"mamba_n_groups", c->mamba_groups, 1, 1 << 14},
-        {"mamba_d_state", c->N, 1, 1024},
-        {"mamba_d_conv", c->K, 2, 16},
-        {"mamba_chunk_size", c->Q, 1, 4096},
-        {"num_attention_heads", c->attn_heads, 1, 1 << 12},
-        {"num_key_value_heads", c->kv_heads, 1, 1 << 12},
-        {"max_position_embeddings", c->max_positions, 1, 1 << 24},
+        {"vocab_size", "vocab", c->V, 4, 1 << 24},
+        {"hidden_size", "width", c->D, 8, MAX_WIDTH},
+        {"shared_intermediate_size", "mlp", c->F, 1, 1 << 20},
+        {"num_hidden_layers", "pattern", c->L, 1, CONFIG_MAX_LAYERS},
+        {"mamba_n_heads", "ssm-heads", c->mamba_heads, 1, 1 << 14},
+        {"mamba_d_head", "ssm-head-dim", c->mamba_head_dim, 16, 128},
+        {"mamba_n_groups", "ssm-groups", c->mamba_groups, 1, 1 << 14},
+        {"mamba_d_state", "state", c->N, 1, 1024},
+        {"mamba_d_conv", "conv", c->K, 2, 16},
+        {"mamba_chunk_size", "chunk", c->Q, 1, 4096},
+        {"num_attention_heads", "heads", c->attn_heads, 1, 1 << 12},
+        {"num_key_value_heads", "kv-heads", c->kv_heads, 1, 1 << 12},
+        {"max_position_embeddings", "context", c->max_positions, 1, 1 << 24},
     };
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++) {
         const struct range *r = &ranges[i];
@@ -139,7 +139,7 @@ static int check_ranges(const struct config *c, struct err *err)
         if (r->value >= r->low && r->value <= r->high)
             continue;
         snprintf(mend, sizeof mend, "set it to %d up to %d", r->low, r->high);
-        return err_set(err, NULL, mend, "%s is %d", r->key, r->value);
+        return err_set(err, NULL, mend, "%s (--%s) is %d", r->key, r->option, r->value);
     }
     return 0;
 }
@@ -147,21 +147,21 @@ static int check_ranges(const struct config *c, struct err *err)
 static int check_floats(const struct config *c, struct err *err)
 {
     const struct {
-        const char *key;
+        const char *key, *option;
         float value;
     } floats[] = {
-        {"rms_norm_eps", c->norm_eps},
-        {"rope_theta", c->rope_theta},
-        {"embedding_multiplier", c->embedding_multiplier},
-        {"attention_multiplier", c->attention_multiplier},
-        {"residual_multiplier", c->residual_multiplier},
-        {"logits_scaling", c->logits_scaling},
-        {"initializer_range", c->init_range},
+        {"rms_norm_eps", "norm-eps", c->norm_eps},
+        {"rope_theta", "rope-theta", c->rope_theta},
+        {"embedding_multiplier", "embedding-multiplier", c->embedding_multiplier},
+        {"attention_multiplier", "attention-multiplier", c->attention_multiplier},
+        {"residual_multiplier", "residual-multiplier", c->residual_multiplier},
+        {"logits_scaling", "logits-scaling", c->logits_scaling},
+        {"initializer_range", "init-range", c->init_range},
     };
     for (size_t i = 0; i < sizeof floats / sizeof *floats; i++)
         if (!(floats[i].value > 0.0f) || !isfinite(floats[i].value))
-            return err_set(err, NULL, "set it to a finite number above 0", "%s is %g",
-                           floats[i].key, (double)floats[i].value);
+            return err_set(err, NULL, "set it to a finite number above 0", "%s (--%s) is %g",
+                           floats[i].key, floats[i].option, (double)floats[i].value);
     return 0;
 }
 
@@ -188,25 +188,27 @@ static int check_heads(const struct config *c, struct err *err)
     const int E = c->mamba_heads * c->mamba_head_dim;
     if (E % c->D != 0)
         return err_set(err, NULL,
-                       "choose mamba_n_heads and mamba_d_head whose product is twice hidden_size",
+                       "choose mamba_n_heads (--ssm-heads) and mamba_d_head (--ssm-head-dim) whose "
+                       "product is twice hidden_size",
                        "%d Mamba heads of %d are no multiple of hidden_size %d", c->mamba_heads,
                        c->mamba_head_dim, c->D);
     if (c->mamba_heads % c->mamba_groups != 0)
-        return err_set(err, NULL, "set mamba_n_groups to a divisor of mamba_n_heads",
+        return err_set(err, NULL, "set mamba_n_groups (--ssm-groups) to a divisor of mamba_n_heads",
                        "%d Mamba heads do not divide into %d groups", c->mamba_heads,
                        c->mamba_groups);
-    if (c->attn_heads * c->head_dim != c->D)
-        return err_set(err, NULL, "set num_attention_heads to a divisor of hidden_size",
+    if ((int64_t)c->attn_heads * c->head_dim != c->D)
+        return err_set(err, NULL, "set num_attention_heads (--heads) to a divisor of hidden_size",
                        "%d attention heads of %d do not make up hidden_size %d", c->attn_heads,
                        c->head_dim, c->D);
     if (c->attn_heads % c->kv_heads != 0)
-        return err_set(err, NULL, "set num_key_value_heads to a divisor of num_attention_heads",
-                       "%d attention heads do not share %d key/value heads", c->attn_heads,
-                       c->kv_heads);
+        return err_set(
+            err, NULL, "set num_key_value_heads (--kv-heads) to a divisor of num_attention_heads",
+            "%d attention heads do not share %d key/value heads", c->attn_heads, c->kv_heads);
     if (c->head_dim < 8 || c->head_dim > 256 || (c->use_rope && c->head_dim % 2))
-        return err_set(err, NULL,
-                       "change num_attention_heads: heads are 8 to 256 wide, even for RoPE",
-                       "attention heads are %d wide", c->head_dim);
+        return err_set(
+            err, NULL,
+            "change num_attention_heads (--heads): heads are 8 to 256 wide, even for RoPE",
+            "attention heads are %d wide", c->head_dim);
     return 0;
 }
 

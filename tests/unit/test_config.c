@@ -154,6 +154,18 @@ static void test_check(void)
     struct err err;
     if (config_preset(&c, "tiny", &err) != 0)
         abort();
+    /* sizes whose products do not fit an int are refused, not multiplied */
+    c.D = 2000000000;
+    c.F = c.mamba_head_dim = c.attn_heads = 0;
+    config_derive(&c);
+    ok(config_check(&c, &err) != 0 && strstr(err.what, "hidden_size (--width)"), "%s", err.what);
+    if (config_preset(&c, "tiny", &err) != 0)
+        abort();
+    c.attn_heads = 4096;
+    c.head_dim = 1 << 24;
+    ok(config_check(&c, &err) != 0 && strstr(err.mend, "--heads"), "%s: %s", err.what, err.mend);
+    if (config_preset(&c, "tiny", &err) != 0)
+        abort();
     c.L = 4;
     strcpy(c.pattern, "mmxm");
     ok(config_check(&c, &err) != 0 && strstr(err.what, "'x'"), "%s", err.what);
