@@ -154,8 +154,26 @@ void gen_args_rows(struct gen_args *a, struct cli_opt rows[GEN_ROWS])
     put(&t, (struct cli_opt){0});
 }
 
+/* ID=X: whole and a number. */
+static int parse_bias(const char *text, long long *id, double *bias, struct err *err)
+{
+    char *end;
+    *id = strtoll(text, &end, 10);
+    const char *value = end + 1;
+    if (end != text && *end == '=' && *value != '\0') {
+        *bias = strtod(value, &end);
+        if (*end == '\0')
+            return 0;
+    }
+    return err_set(err, NULL, "write it as 17=-2.5", "--logit-bias: '%s' is no ID=X", text);
+}
+
 int gen_args_check(const struct gen_args *a, struct err *err)
 {
+    long long id;
+    double bias;
+    for (int i = 0; i < a->bias.n; i++)
+        TRY(parse_bias(a->bias.item[i], &id, &bias, err));
     if (a->is_chat && (a->prompt || a->is_jsonl || a->is_json || a->has_echo))
         return err_set(err, NULL, NULL, "--chat goes with no --prompt, --jsonl, --json or --echo");
     if (a->prompt && (a->is_jsonl || a->is_escaped))
@@ -179,19 +197,6 @@ static int add_stop(struct gen_opts *o, const char *text, struct err *err)
     return status;
 }
 
-static int add_bias(struct gen_opts *o, const char *text, int V, struct err *err)
-{
-    char *end;
-    const long long id = strtoll(text, &end, 10);
-    const char *value = end + 1;
-    if (end == text || *end != '=' || *value == '\0')
-        return err_set(err, NULL, "write --logit-bias 17=-2.5", "'%s' is no ID=X", text);
-    const double bias = strtod(value, &end);
-    if (*end)
-        return err_set(err, NULL, "write --logit-bias 17=-2.5", "'%s' is no ID=X", text);
-    return sample_add_bias(&o->sample, id, bias, V, err);
-}
-
 int gen_args_opts(const struct gen_args *a, int V, struct gen_opts *o, struct err *err)
 {
     gen_defaults(o);
@@ -209,7 +214,11 @@ int gen_args_opts(const struct gen_args *a, int V, struct gen_opts *o, struct er
     o->sample.repeat_last = (int)a->repeat_last;
     for (int i = 0; i < a->stop.n; i++)
         TRY(add_stop(o, a->stop.item[i], err));
-    for (int i = 0; i < a->bias.n; i++)
-        TRY(add_bias(o, a->bias.item[i], V, err));
+    for (int i = 0; i < a->bias.n; i++) {
+        long long id;
+        double bias;
+        TRY(parse_bias(a->bias.item[i], &id, &bias, err));
+        TRY(sample_add_bias(&o->sample, id, bias, V, err));
+    }
     return 0;
 }

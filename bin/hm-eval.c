@@ -16,7 +16,8 @@ enum { ROW_TOKENS = 2048, EVAL_CONTEXT = 16384 };
 
 struct eval_args {
     struct loaded_args model;
-    const char *tokenizer, *split, *out;
+    const char *tokenizer, *split_name, *out;
+    struct split split;
     bool is_text, is_tasks, is_rows, has_hash, has_split;
     int64_t context, window, stride, limit;
     int format;
@@ -166,10 +167,10 @@ static int prepare(struct session *s, struct err *err)
                                           : EVAL_DOCUMENTS,
                  .window = (int)a->window,
                  .stride = (int)(a->stride ? a->stride : (a->window + 1) / 2)},
+        .split = a->split,
         .limit = a->limit,
         .progress = &s->progress,
     };
-    TRY(split_parse(&s->feed.split, a->split, err));
     TRY(open_model(s, err));
     TRY(out_open(&s->out, a->out ? a->out : "-", err));
     s->print = (struct eval_print){.out = &s->out,
@@ -198,8 +199,11 @@ static int run(const struct cli_tool *tool, const struct eval_args *a, char **pa
     return rc;
 }
 
-static int check_args(const struct cli_tool *tool, const struct eval_args *a, char **path, int n)
+static int check_args(const struct cli_tool *tool, struct eval_args *a, char **path, int n)
 {
+    struct err err;
+    if (split_parse(&a->split, a->split_name, &err) != 0)
+        return cli_usage(tool, "--split: %s: %s", err.what, err.mend);
     if (a->is_text && a->is_tasks)
         return cli_usage(tool, "--text and --tasks do not go together");
     if (a->has_split && !a->is_text)
@@ -230,7 +234,7 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
          loaded_dtypes, NULL},
         {.kind = CLI_GROUP, .name = "Data"},
         {CLI_FLAG, 0, "text", &a->is_text, NULL, "the files are raw text", 0, 0, NULL, NULL},
-        {CLI_TEXT, 0, "split", &a->split, "HOW",
+        {CLI_TEXT, 0, "split", &a->split_name, "HOW",
          "documents of text, as tok-encode's: line, para, nul, sep:BYTES, whole, ...", 0, 0, NULL,
          &a->has_split},
         {CLI_FLAG, 0, "tasks", &a->is_tasks, NULL, "the files are task tables (as *.csv is)", 0, 0,
@@ -261,7 +265,8 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
 
 int main(int argc, char **argv)
 {
-    struct eval_args a = {.model = {.device = "auto"}, .context = EVAL_CONTEXT, .split = "line"};
+    struct eval_args a = {
+        .model = {.device = "auto"}, .context = EVAL_CONTEXT, .split_name = "line"};
     struct cli_tool tool = {
         .name = "hm-eval",
         .purpose = "score text and tasks with a trained model",

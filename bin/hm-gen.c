@@ -271,7 +271,7 @@ int main(int argc, char **argv)
     };
     cli_parse(&tool, argc, argv, &first);
     if (gen_args_check(&a, &err) != 0)
-        return cli_usage(&tool, "%s", err.what);
+        return cli_usage(&tool, "%s%s%s", err.what, err.mend[0] ? ": " : "", err.mend);
     if (first < argc && (a.prompt || a.is_chat))
         return cli_usage(&tool, "--prompt and --chat take no files");
     cli_catch_signals();

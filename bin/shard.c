@@ -94,7 +94,7 @@ static int run_write(const struct args *a, const char *path)
     struct err err;
     struct in in;
     if (shard_set_splits(&o, a->split, &err) != 0)
-        return cli_usage(&a->tool, "%s: %s", err.what, err.mend);
+        return cli_usage(&a->tool, "--split: %s: %s", err.what, err.mend);
     cli_catch_signals();
     int rc = in_open(&in, path, &err);
     if (rc == 0) {

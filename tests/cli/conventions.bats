@@ -133,3 +133,13 @@ setup() {
     [ "$status" -eq 1 ]
     says "hm-gen: model.safetensors: is not in the working directory: name it with"
 }
+
+@test "a word that an option does not know is a wrong command line, and the option is named" {
+    for call in 'tok-train --split=foo' 'tok-encode --split=foo' 'hm-eval --text --split=foo' \
+        'hm-gen --logit-bias=foo' 'shard --split=foo'; do
+        run $call </dev/null
+        [ "$status" -eq 2 ]
+        option=${call##* }
+        [[ ${lines[0]} == "${call%% *}: ${option%%=*}: "*foo* ]]
+    done
+}
