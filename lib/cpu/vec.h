@@ -88,18 +88,13 @@ static inline quad vec_fold(vec v)
 #endif
 }
 
-/* The sums of the lanes of four vectors. Each is summed in the order of vec_sum. */
+/* The sums of the lanes of four vectors: lanes that agree modulo 4 first, then those sums in pairs.
+ */
 static inline quad vec_sum4(vec a, vec b, vec c, vec d)
 {
     quad q0 = vec_fold(a), q1 = vec_fold(b), q2 = vec_fold(c), q3 = vec_fold(d);
     quad_transpose(&q0, &q1, &q2, &q3);
     return (q0 + q1) + (q2 + q3);
-}
-
-static inline float vec_sum(vec v)
-{
-    const quad q = vec_fold(v);
-    return (q[0] + q[1]) + (q[2] + q[3]);
 }
 
 #endif

@@ -52,7 +52,7 @@ static void test_numbers(void)
     ok(rng_uniform(7, s, 9) != rng_uniform(8, s, 9) &&
            rng_uniform(7, s, 9) != rng_uniform(7, rng_stream(RNG_INIT, 3, 6), 9) &&
            rng_uniform(7, s, 9) != rng_uniform(7, rng_stream(RNG_INIT, 4, 5), 9) &&
-           rng_uniform(7, s, 9) != rng_uniform(7, rng_stream(RNG_ROUND, 3, 5), 9),
+           rng_uniform(7, s, 9) != rng_uniform(7, rng_stream(RNG_SHUFFLE, 3, 5), 9),
        "key, step, site and use each make another stream");
     ok(rng_unit(0xFFFFFFFFu) < 1 && rng_unit(0) == 0, "rng_unit stays below 1");
 }
