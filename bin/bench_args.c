@@ -14,7 +14,7 @@ static const char *const format_names[] = {"auto", "table", "csv", NULL};
 
 static const char examples[] =
     "hm-bench\n"
-    "hm-bench --preset=base --what=decode,ops --depth=0,4096 --rows=1,16 > bench.csv\n"
+    "hm-bench --preset=base --what=decode,ops --depth=0,4096 > bench.csv\n"
     "hm-bench -m run --what=train --batch=8 --recompute=block train-*.tok.zst";
 
 static int add_rows(struct cli_opt *to, const struct cli_opt *rows, size_t n)

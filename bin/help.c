@@ -7,7 +7,7 @@
 #include <stdarg.h>
 #include <string.h>
 
-enum { WIDTH = 96, INDENT = 30, LINE = 1024 };
+enum { WIDTH = 80, INDENT = 30, LINE = 1024 };
 
 const char *cli_version(void)
 {

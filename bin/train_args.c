@@ -5,8 +5,8 @@
 #include <string.h>
 
 static const char examples[] =
-    "hm-train --preset=tiny --max-time=5m -o run --valid=valid-00000.tok.zst train-*.tok.zst\n"
-    "tok-encode < corpus.txt | hm-train --preset=tiny -o - - | hm-eval -m - valid-00000.tok.zst";
+    "hm-train --preset=tiny --max-time=5m -o run --valid=v.tok.zst train-*.tok.zst\n"
+    "tok-encode corpus.txt | hm-train --preset=tiny -o - - > model.safetensors";
 
 /* The training fields' place, help and default text; names, kinds and bounds come from
  * train_fields. */
