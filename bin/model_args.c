@@ -171,6 +171,40 @@ static int apply(const struct model_args *a, struct config *c, struct err *err)
     return 0;
 }
 
+/* Adds to the mend what the keys in it, a file's, are called as options. */
+static int name_options(struct err *err)
+{
+    static const char *const names[][2] = {
+        {"hidden_size", "--width"},
+        {"num_attention_heads", "--heads"},
+        {"num_key_value_heads", "--kv-heads"},
+        {"shared_intermediate_size", "--mlp"},
+        {"mamba_n_heads", "--ssm-heads"},
+        {"mamba_d_head", "--ssm-head-dim"},
+        {"mamba_n_groups", "--ssm-groups"},
+        {"mamba_d_state", "--state"},
+        {"mamba_d_conv", "--conv"},
+        {"mamba_chunk_size", "--chunk"},
+        {"max_position_embeddings", "--context"},
+        {"vocab_size", "--vocab"},
+        {"initializer_range", "--init-range"},
+        {"rms_norm_eps", "--norm-eps"},
+    };
+    const char *before = " (";
+    char more[sizeof err->mend] = "";
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (!strstr(err->mend, names[i][0]) && !strstr(err->what, names[i][0]))
+            continue;
+        const size_t n = strlen(more);
+        snprintf(more + n, sizeof more - n, "%s%s is %s", before, names[i][0], names[i][1]);
+        before = ", ";
+    }
+    const size_t n = strlen(err->mend);
+    if (*more)
+        snprintf(err->mend + n, sizeof err->mend - n, "%s)", more);
+    return -1;
+}
+
 int model_args_config(const struct model_args *a, int vocab, struct config *c, struct err *err)
 {
     *c = (struct config){0};
@@ -188,7 +222,7 @@ int model_args_config(const struct model_args *a, int vocab, struct config *c, s
         c->attention_multiplier = 0;
     TRY(apply(a, c, err));
     config_derive(c);
-    return config_check(c, err);
+    return config_check(c, err) == 0 ? 0 : name_options(err);
 }
 
 int64_t model_args_context(const struct model_args *a)

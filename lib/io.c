@@ -26,7 +26,8 @@ int in_open(struct in *in, const char *path, struct err *err)
     snprintf(in->path, sizeof in->path, "%s", path);
     in->fd = is_stdio(path) ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC);
     if (in->fd < 0)
-        return err_errno(err, path, NULL, "cannot open");
+        return err_errno(err, path, errno == ENOENT ? "check the name" : "check who may read it",
+                         "cannot open");
     struct stat st;
     if (fstat(in->fd, &st) == 0 && S_ISDIR(st.st_mode)) {
         in_close(in);
@@ -203,7 +204,7 @@ int out_open(struct out *out, const char *path, struct err *err)
     else
         rc = open_temp(out, err);
     if (rc == 0 && out->fd < 0)
-        rc = err_errno(err, path, NULL, "cannot open for writing");
+        rc = err_errno(err, path, "check who may write it", "cannot open for writing");
     if (rc == 0 && !(out->hold = malloc(IO_HOLD)))
         rc = err_oom(err, IO_HOLD);
     if (rc != 0)
@@ -294,11 +295,13 @@ int io_make_folder(const char *path, struct err *err)
             continue;
         *p = '\0';
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return err_errno(err, part, NULL, "cannot make the folder");
+            return err_errno(err, part, "name another folder, or one that can be written",
+                             "cannot make the folder");
         *p = '/';
     }
     if (mkdir(part, 0777) != 0 && errno != EEXIST)
-        return err_errno(err, part, NULL, "cannot make the folder");
+        return err_errno(err, part, "name another folder, or one that can be written",
+                         "cannot make the folder");
     struct stat st;
     if (stat(part, &st) != 0 || !S_ISDIR(st.st_mode))
         return err_set(err, path, "name another folder", "is there, but is no folder");

@@ -94,7 +94,7 @@ int sample_bounds(const char *name, double *min, double *max)
 int sample_add_bias(struct sample_opts *o, int64_t id, double value, int V, struct err *err)
 {
     if (id < 0 || id >= V)
-        return err_set(err, NULL, NULL, "logit bias for id %lld, but the vocabulary has %d",
+        return err_set(err, NULL, "give an id of the vocabulary", "logit bias for id %lld of %d",
                        (long long)id, V);
     if (!(fabs(value) <= 1e9))
         return err_set(err, NULL, NULL, "logit bias %g is not within -1e9 and 1e9", value);
