@@ -29,7 +29,7 @@ struct cli_list {
 
 struct cli_opt {
     enum cli_kind kind;
-    char letter;      /* 0 or one of h V m o q v j 0 */
+    char letter;      /* 0, or one of h V m o q v j and '0', --null's */
     const char *name; /* long name; the heading's text for CLI_GROUP */
     void *to;         /* holds the default before parsing; outside the bounds: none */
     const char *arg;  /* name of the argument in --help, NULL for flags */

@@ -14,6 +14,7 @@ void gen_args_defaults(struct gen_args *a)
     gen_defaults(&o);
     *a = (struct gen_args){
         .model = {.device = "auto"},
+        .out = "-",
         .batch = 16,
         .has_rates = true,
         .max_tokens = o.max_tokens,
@@ -85,8 +86,8 @@ static void put_input(struct table *t, struct gen_args *a)
 static void put_output(struct table *t, struct gen_args *a)
 {
     put_group(t, "Output");
-    put(t, (struct cli_opt){CLI_TEXT, 'o', "output", &a->out, "FILE", "where completions go", 0, 0,
-                            NULL, NULL});
+    put(t, (struct cli_opt){CLI_TEXT, 'o', "output", &a->out, "FILE",
+                            "the completions; - is stdout", 0, 0, NULL, NULL});
     put_flag(t, "json", &a->is_json, "completions are JSON objects: see COMPLETIONS");
     put_flag(t, "echo", &a->has_echo, "the prompt in front of its completion");
     put_flag(t, "rates", &a->has_rates, "tokens a second in JSON, which differ from run to run");
@@ -176,6 +177,8 @@ int gen_args_check(const struct gen_args *a, struct err *err)
         TRY(parse_bias(a->bias.item[i], &id, &bias, err));
     if (a->is_chat && (a->prompt || a->is_jsonl || a->is_json || a->has_echo))
         return err_set(err, NULL, NULL, "--chat goes with no --prompt, --jsonl, --json or --echo");
+    if (a->is_chat && (a->is_null || a->is_escaped || strcmp(a->out, "-") != 0))
+        return err_set(err, NULL, NULL, "--chat goes with no --null, --escaped or --output");
     if (a->prompt && (a->is_jsonl || a->is_escaped))
         return err_set(err, NULL, NULL, "--prompt goes with no --jsonl or --escaped");
     if (a->is_jsonl && (a->is_escaped || a->is_null))

@@ -172,7 +172,7 @@ static int prepare(struct session *s, struct err *err)
         .progress = &s->progress,
     };
     TRY(open_model(s, err));
-    TRY(out_open(&s->out, a->out ? a->out : "-", err));
+    TRY(out_open(&s->out, a->out, err));
     s->print = (struct eval_print){.out = &s->out,
                                    .is_table = a->format == FORMAT_TABLE ||
                                                (a->format == FORMAT_AUTO && isatty(s->out.fd))};
@@ -251,7 +251,7 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
         {CLI_FLAG, 0, "rows", &a->is_rows, NULL, "rows cut anywhere, as in training", 0, 0, NULL,
          NULL},
         {.kind = CLI_GROUP, .name = "Output"},
-        {CLI_TEXT, 'o', "output", &a->out, "FILE", "where the figures go", 0, 0, NULL, NULL},
+        {CLI_TEXT, 'o', "output", &a->out, "FILE", "the figures; - is stdout", 0, 0, NULL, NULL},
         {CLI_ENUM, 0, "format", &a->format, "FORM", "of the figures (auto: tables on a terminal)",
          0, 0, format_names, NULL},
         {CLI_FLAG, 0, "logits-hash", &a->has_hash, NULL,
@@ -266,7 +266,7 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
 int main(int argc, char **argv)
 {
     struct eval_args a = {
-        .model = {.device = "auto"}, .context = EVAL_CONTEXT, .split_name = "line"};
+        .model = {.device = "auto"}, .context = EVAL_CONTEXT, .split_name = "line", .out = "-"};
     struct cli_tool tool = {
         .name = "hm-eval",
         .purpose = "score text and tasks with a trained model",

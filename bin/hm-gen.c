@@ -202,7 +202,7 @@ static int run_prompts(struct session *s, struct loaded *l, int n_slots, int S, 
 {
     const struct gen_args *a = s->a;
     s->V = l->model.c.V;
-    TRY(out_open(&s->out, a->out ? a->out : "-", err));
+    TRY(out_open(&s->out, a->out, err));
     s->is_streamed =
         a->prompt && !a->is_json && !a->is_null &&
         (a->stream == STREAM_ALWAYS || (a->stream == STREAM_AUTO && isatty(s->out.fd)));
