@@ -36,8 +36,8 @@ struct batch; /* open shards or a stream being read, prefetching on a thread of 
 struct corpus_info {
     int vocab;         /* vocabulary size of the tokenizer */
     uint64_t tok_hash; /* its fingerprint */
-    uint64_t n_tokens, n_docs,
-        n_bytes; /* bytes of text, separators included; 0: not known (a stream: not yet) */
+    /* 0: not known (a stream: not yet). n_bytes: of text, separators included */
+    uint64_t n_tokens, n_docs, n_bytes;
     /* (vocab) bytes of text each id stands for, </s>: the separator, so that any run of targets can
      * be counted; the loader's memory. NULL: not known, or not the same in all shards. */
     const uint8_t *piece_bytes;

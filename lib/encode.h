@@ -19,8 +19,8 @@ MUST_USE int tok_open_bytes(struct tok **t, const void *bytes, size_t n, struct 
 void tok_close(struct tok *t);
 
 int tok_vocab(const struct tok *t); /* V of the tokenizer */
-uint64_t tok_hash(
-    const struct tok *t); /* XXH64 of the model's bytes: the fingerprint in streams and shards */
+/* XXH64 of the model's bytes: the fingerprint in streams and shards. */
+uint64_t tok_hash(const struct tok *t);
 /* The model's bytes as they were read; owned by t. */
 const struct buf *tok_bytes(const struct tok *t);
 /* The id of a control piece by its text ("<|user|>"), or -1. */

@@ -48,8 +48,8 @@ struct step_ctl {
     float clip;       /* greatest gradient norm; 0: none */
     float loss_scale; /* 1 / targets of the whole step: what dlogits are multiplied with */
     float z_coef;     /* weight of the z-loss lse^2 */
-    float
-        outlier_sigma; /* skip when loss or norm lies so many deviations above its mean; 0: never */
+    /* skip when loss or norm lies so many deviations above its mean; 0: never */
+    float outlier_sigma;
     int32_t pad;
     /* written by the ops */
     double loss_sum;  /* sum over targets of -log p, z-loss not included; zeroed by lib */
@@ -110,8 +110,7 @@ struct step_rows {
  * at least one token, the lower id first among equals. */
 struct sample_row {
     uint64_t seed;
-    uint32_t prompt,
-        position; /* the generator's key: which prompt, which token of its completion */
+    uint32_t prompt, position; /* the stream's name: which prompt, which token of its completion */
     float temperature, top_p, min_p, typical_p;       /* 0; 1; 0; 1 switch them off */
     float repeat_penalty, freq_penalty, pres_penalty; /* 1; 0; 0 switch them off */
     int32_t top_k;                                    /* 0: off */

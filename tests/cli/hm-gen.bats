@@ -178,7 +178,8 @@ json() {
 
 @test "what does not go together is a usage error" {
     for options in '--chat --json' '--prompt=a --jsonl' '--jsonl -0' '--json -0' '--system=x' \
-        '--chat prompts.txt' '--chat --null' '--chat -o out.txt' '--prompt=a prompts.txt' '--top-p=2' '--batch=0' '--top-k=x' \
+        '--chat prompts.txt' '--chat --null' '--chat -o out.txt' \
+        '--prompt=a prompts.txt' '--top-p=2' '--batch=0' '--top-k=x' \
         '--temperature=nan'; do
         run gen $options < /dev/null
         [ "$status" -eq 2 ]
