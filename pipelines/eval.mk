@@ -15,8 +15,9 @@ OUT    ?= eval
 EVAL   ?=
 
 here := $(dir $(realpath $(lastword $(MAKEFILE_LIST))))
-ifneq ($(wildcard $(here)../bin/hm-eval),)
-export PATH := $(realpath $(here)../bin):$(PATH)
+bin := $(dir $(firstword $(wildcard $(here)../bin/hm-eval $(here)../../../bin/hm-eval)))
+ifneq ($(bin),)
+export PATH := $(realpath $(bin)):$(PATH)
 endif
 
 ifeq ($(DATA),)

@@ -13,7 +13,9 @@ fi
 corpus=$1 heldout=$2 prompt=$3 vocab=${4:-2048}
 shift $(($# < 4 ? 3 : 4))
 [ $# -gt 0 ] || set -- --preset=tiny --max-steps=200
-bin=$(dirname "$(realpath "$0")")/../bin
+here=$(dirname "$(realpath "$0")")
+bin=$here/../bin
+[ -x "$bin/hm-train" ] || bin=$here/../../../bin
 [ ! -x "$bin/hm-train" ] || PATH=$(realpath "$bin"):$PATH
 
 # Two tools read the tokenizer, so it is held here, as text since a variable takes no NUL.

@@ -18,8 +18,9 @@ TRAIN  ?= --max-steps=300
 OUT    ?= sweep$(OPTION)
 
 here := $(dir $(realpath $(lastword $(MAKEFILE_LIST))))
-ifneq ($(wildcard $(here)../bin/hm-train),)
-export PATH := $(realpath $(here)../bin):$(PATH)
+bin := $(dir $(firstword $(wildcard $(here)../bin/hm-train $(here)../../../bin/hm-train)))
+ifneq ($(bin),)
+export PATH := $(realpath $(bin)):$(PATH)
 endif
 
 runs   := $(VALUES:%=$(OUT)/%)

@@ -24,14 +24,26 @@ PROMPTS ?=
 WORDNET ?= /usr/share/wordnet
 
 here := $(dir $(realpath $(lastword $(MAKEFILE_LIST))))
-ifneq ($(wildcard $(here)../bin/hm-train),)
-export PATH := $(realpath $(here)../bin):$(PATH)
+# The tools beside this file: in the source tree, or where it is installed.
+bin := $(dir $(firstword $(wildcard $(here)../bin/hm-train $(here)../../../bin/hm-train)))
+ifneq ($(bin),)
+export PATH := $(realpath $(bin)):$(PATH)
 endif
 
 tok    := $(RUN)/tok.model
 model  := $(RUN)/model.safetensors
 shards := $(RUN)/train-00000.tok.zst
 valid  := $(RUN)/valid-00000.tok.zst
+
+# A run folder is of one text and one kind of model. Times alone would let another text that is older
+# than the run pass for its own.
+made_from := $(strip $(abspath $(CORPUS)) $(CUT) $(VOCAB) $(PRESET))
+ifneq ($(and $(wildcard $(tok)),$(wildcard $(RUN)/made-from)),)
+ifneq ($(file <$(RUN)/made-from),$(made_from))
+$(error $(RUN): holds a run made from '$(file <$(RUN)/made-from)', not '$(made_from)': give RUN=another, or remove the folder)
+endif
+endif
+$(foreach f,$(CORPUS),$(if $(wildcard $f),,$(error $f: CORPUS: there is no such file: check the name)))
 
 .PHONY: all
 all: $(RUN)/report.txt $(RUN)/loss.png
@@ -72,6 +84,8 @@ others  :=
 
 $(shards) $(valid) &: $(text) $(tok)
 	tok-encode -m $(tok) $(CUT) $(text) | shard -o $(RUN) --split=valid=$(SHARE)
+	@for f in $(shards) $(valid); do [ -e $$f ] || { \
+	    echo "$$f: no document fell to it: cut the text into more documents with CUT, or give another SHARE" >&2; exit 1; }; done
 # The first words of five held-out documents.
 $(RUN)/prompts.txt: $(valid) $(tok)
 	@shard --cat $(valid) | tok-encode -m $(tok) --decode --split=line | awk 'NF > 3 && n++ < 5 { print $$1, $$2, $$3 }' > $@.new
@@ -79,6 +93,7 @@ $(RUN)/prompts.txt: $(valid) $(tok)
 endif
 
 $(tok): $(text) | $(RUN)
+	@printf '%s\n' '$(subst ','\'',$(made_from))' > $(RUN)/made-from
 	tok-train $(CUT) --vocab=$(VOCAB) -o $@ $(text)
 
 # The model appears when the run is complete; until then --resume finds its checkpoints.

@@ -74,6 +74,20 @@ train() {
     [ -z "$(find mine -name '*.zst*')" ]
 }
 
+@test "train.mk: another text asks for another run; a text of one document is refused" {
+    fixture
+    train mine/tok.model >/dev/null 2>&1
+    head -n 50 corpus.txt > other.txt
+    touch -d yesterday other.txt
+    run make -f "$road/train.mk" RUN=mine CORPUS=other.txt VOCAB=400 SHARE=10%
+    [ "$status" -eq 2 ]
+    says "give RUN=another"
+    run make -f "$road/train.mk" RUN=one CORPUS=corpus.txt VOCAB=400 CUT=--split=whole
+    [ "$status" -eq 2 ]
+    says "cut the text into more documents"
+    [ -z "$(find one -name '*.zst')" ]
+}
+
 @test "train.mk: a training run that was killed goes on" {
     fixture
     train mine/tok.model mine/train-00000.tok.zst >/dev/null 2>&1
