@@ -79,7 +79,7 @@ train() {
     train mine/tok.model >/dev/null 2>&1
     head -n 50 corpus.txt > other.txt
     touch -d yesterday other.txt
-    run make -f "$road/train.mk" RUN=mine CORPUS=other.txt VOCAB=400 SHARE=10%
+    run make -f "$road/train.mk" RUN=mine CORPUS=other.txt VOCAB=400 SHARE=10% TRAIN=--max-steps=1
     [ "$status" -eq 2 ]
     says "give RUN=another"
     run make -f "$road/train.mk" RUN=one CORPUS=corpus.txt VOCAB=400 CUT=--split=whole
