@@ -4,7 +4,6 @@
 
 #include <string.h>
 
-const char *const bench_dtypes[] = {"f32", "bf16", NULL};
 const char *const bench_recomputes[] = {"none", "block", "full", NULL};
 static const char *const what_names[] = {"train", "prefill", "decode", "encode",
                                          "load",  "ops",     NULL};
@@ -51,11 +50,9 @@ static int measure_rows(struct bench_args *a, struct cli_opt *to)
         {CLI_ENUM, 0, "format", &a->format, "FORM", "of the figures (auto: tables on a terminal)",
          0, 0, format_names, NULL},
         {.kind = CLI_GROUP, .name = "Machine"},
-        {CLI_TEXT, 0, "device", &a->device, "DEV", "auto, cpu, cpu:ISA", 0, 0, NULL, NULL},
-        {CLI_INT, 'j', "threads", &a->threads, "N", "worker threads; 0: one a core", 0, 4096, NULL,
-         NULL},
-        {CLI_ENUM, 0, "dtype", &a->dtype, "TYPE", "what matrix products read", 0, 0, bench_dtypes,
-         NULL},
+        cli_device_opt(&a->device),
+        cli_threads_opt(&a->threads),
+        cli_dtype_opt(&a->dtype),
     };
     return add_rows(to, rows, sizeof rows / sizeof *rows);
 }

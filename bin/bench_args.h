@@ -6,7 +6,6 @@
 
 enum bench_what { BENCH_TRAIN, BENCH_PREFILL, BENCH_DECODE, BENCH_ENCODE, BENCH_LOAD, BENCH_OPS };
 
-extern const char *const bench_dtypes[];     /* "f32", "bf16" */
 extern const char *const bench_recomputes[]; /* by enum recompute */
 
 enum { BENCH_LIST_MAX = 16, BENCH_ARGS_OPTS = MODEL_ARGS_OPTS + 24 };

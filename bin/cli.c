@@ -436,6 +436,19 @@ struct cli_opt cli_threads_opt(int64_t *to)
                             .max = POOL_MAX_WORKERS};
 }
 
+_Static_assert(DT_F32 == 0 && DT_BF16 == 1, "cli_dtypes follows enum dtype");
+const char *const cli_dtypes[] = {"f32", "bf16", NULL};
+
+struct cli_opt cli_dtype_opt(int *to)
+{
+    return (struct cli_opt){.kind = CLI_ENUM,
+                            .name = "dtype",
+                            .to = to,
+                            .arg = "TYPE",
+                            .help = "what matrix products read",
+                            .names = cli_dtypes};
+}
+
 int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err)
 {
     if (strcmp(spec, "auto") == 0 || strcmp(spec, "cpu") == 0)

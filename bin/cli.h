@@ -106,6 +106,9 @@ int cli_finish(const struct cli_tool *t, int status);
  * "auto", and 0. */
 struct cli_opt cli_device_opt(const char **to);
 struct cli_opt cli_threads_opt(int64_t *to);
+/* The row of --dtype; *to is an index into cli_dtypes and enum dtype at once: "f32", "bf16". */
+struct cli_opt cli_dtype_opt(int *to);
+extern const char *const cli_dtypes[];
 
 /* "auto", "cpu", "cpu:avx2"...; n_threads < 1: one a core. */
 MUST_USE int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err);

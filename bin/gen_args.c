@@ -144,8 +144,7 @@ void gen_args_rows(struct gen_args *a, struct cli_opt rows[GEN_ROWS])
                          "checkpoint or run folder (default model.safetensors)", 0, 0, NULL, NULL});
     put(&t, cli_device_opt(&a->model.device));
     put(&t, cli_threads_opt(&a->model.threads));
-    put(&t, (struct cli_opt){CLI_ENUM, 0, "dtype", &a->model.dtype, "TYPE",
-                             "what matrix products read", 0, 0, loaded_dtypes, NULL});
+    put(&t, cli_dtype_opt(&a->model.dtype));
     put(&t, (struct cli_opt){CLI_INT, 0, "context", &a->context, "S",
                              "tokens that attention can hold a prompt; 0: twice the model's rows",
                              0, 1 << 28, NULL, NULL});

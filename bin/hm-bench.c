@@ -305,7 +305,7 @@ static int print_run(struct session *s, struct err *err)
     params_free(&params);
     TRY(bench_print_run(&s->print, "config", text, err));
     TRY(bench_print_run(&s->print, "device", s->trace->dev.name, err));
-    TRY(bench_print_run(&s->print, "dtype", bench_dtypes[s->a->dtype], err));
+    TRY(bench_print_run(&s->print, "dtype", cli_dtypes[s->a->dtype], err));
     TRY(bench_print_run(&s->print, "recompute", bench_recomputes[s->a->recompute], err));
     return bench_print_run(&s->print, "seed", "1", err);
 }

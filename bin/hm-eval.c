@@ -129,7 +129,7 @@ static int print_run(struct session *s, struct err *err)
     snprintf(text, sizeof text, "%016" PRIx64, hash);
     TRY(eval_print_run(&s->print, "model_hash", text, err));
     TRY(eval_print_run(&s->print, "device", s->l.dev.name, err));
-    TRY(eval_print_run(&s->print, "dtype", loaded_dtypes[s->a->model.dtype], err));
+    TRY(eval_print_run(&s->print, "dtype", cli_dtypes[s->a->model.dtype], err));
     if (!s->a->has_hash)
         return 0;
     TRY(eval_logits_hash(&s->eval, &hash, err));
@@ -230,8 +230,7 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
          NULL, NULL},
         cli_device_opt(&a->model.device),
         cli_threads_opt(&a->model.threads),
-        {CLI_ENUM, 0, "dtype", &a->model.dtype, "TYPE", "what matrix products read", 0, 0,
-         loaded_dtypes, NULL},
+        cli_dtype_opt(&a->model.dtype),
         {.kind = CLI_GROUP, .name = "Data"},
         {CLI_FLAG, 0, "text", &a->is_text, NULL, "the files are raw text", 0, 0, NULL, NULL},
         {CLI_TEXT, 0, "split", &a->split_name, "HOW",

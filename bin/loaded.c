@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-const char *const loaded_dtypes[] = {"f32", "bf16", NULL};
-
 int loaded_read(struct loaded *l, const struct loaded_args *a, struct err *err)
 {
     const char *path = a->model;

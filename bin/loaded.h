@@ -12,9 +12,8 @@ struct loaded_args {
     const char *model;  /* file, folder, "-", or NULL: model.safetensors in the working directory */
     const char *device; /* as cli_open_dev */
     int64_t threads;    /* 0: one a core */
-    int dtype;          /* of products: index into loaded_dtypes */
+    int dtype;          /* of products: index into cli_dtypes */
 };
-extern const char *const loaded_dtypes[]; /* "f32", "bf16" */
 
 struct loaded {
     struct ckpt ckpt;

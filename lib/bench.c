@@ -29,7 +29,6 @@ int bench_repeat(struct bench_time *out, const struct bench_opts *o, struct trac
             n++;
         } while (rc == 0 && trace_now() - start < slice_s);
         block_s[n_blocks++] = (trace_now() - start) / (double)n;
-        out->n_passes += n;
         if (trace)
             trace_block(trace, n);
     }

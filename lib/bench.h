@@ -18,7 +18,6 @@ struct bench_opts {
 /* What came out: the median block's time of a pass, and what a pass has to do. */
 struct bench_time {
     double pass_s;
-    int64_t n_passes;
 };
 
 /* Runs pass(arg) in blocks of time_s / n_blocks, at least one pass each; ends early where passes

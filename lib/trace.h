@@ -31,10 +31,9 @@ struct trace_call {
     const char *op;      /* name of the entry of struct ops; static */
     const char *letters; /* of the sizes, as in ops.h; static */
     int64_t size[TRACE_SIZES];
-    double bytes;    /* operands, each read or written once */
-    double flops;    /* a multiply-add is 2; exp, division and root are 1 */
-    bool is_bf16;    /* its products read bf16 */
-    bool is_product; /* matrix products: bound by the peak rate of its type */
+    double bytes; /* operands, each read or written once */
+    double flops; /* a multiply-add is 2; exp, division and root are 1 */
+    bool is_bf16; /* its products read bf16 */
 };
 
 struct trace_entry {

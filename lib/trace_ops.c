@@ -73,8 +73,7 @@ static void end_product(struct trace *t, const char *op, const struct tensor *of
 {
     const int64_t M = tensor_rows(of_rows);
     trace_end(t, COST(op, "Mnk", {M, n, k}, .bytes = bytes,
-                      .flops = 2.0 * (double)M * (double)n * (double)k, .is_bf16 = is_bf16,
-                      .is_product = true));
+                      .flops = 2.0 * (double)M * (double)n * (double)k, .is_bf16 = is_bf16));
 }
 
 static void timed_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
