@@ -27,14 +27,24 @@ struct command {
 
 static int run_help(struct talk *t, const char *arg, struct err *err);
 
+/* What a command did; how much is left shows that it is what was meant. */
+static void tell(const struct talk *t, const char *what)
+{
+    cli_note(t->tool, "%s: %zu tokens of conversation", what, t->chat.ids.n);
+}
+
 static int run_reset(struct talk *t, const char *arg, struct err *err)
 {
-    return chat_reset(&t->chat, err);
+    TRY(chat_reset(&t->chat, err));
+    tell(t, "started afresh");
+    return 0;
 }
 
 static int run_undo(struct talk *t, const char *arg, struct err *err)
 {
-    return chat_undo(&t->chat, err);
+    TRY(chat_undo(&t->chat, err));
+    tell(t, "last turn taken back");
+    return 0;
 }
 
 static int save(struct talk *t, const char *path, struct err *err)
@@ -58,12 +68,20 @@ static int load(struct talk *t, const char *path, struct err *err)
 
 static int run_save(struct talk *t, const char *arg, struct err *err)
 {
-    return *arg ? save(t, arg, err) : err_set(err, NULL, "/save FILE", "no file");
+    if (!*arg)
+        return err_set(err, NULL, "/save FILE", "no file");
+    TRY(save(t, arg, err));
+    tell(t, "saved");
+    return 0;
 }
 
 static int run_load(struct talk *t, const char *arg, struct err *err)
 {
-    return *arg ? load(t, arg, err) : err_set(err, NULL, "/load FILE", "no file");
+    if (!*arg)
+        return err_set(err, NULL, "/load FILE", "no file");
+    TRY(load(t, arg, err));
+    tell(t, "loaded");
+    return 0;
 }
 
 static int run_system(struct talk *t, const char *arg, struct err *err)
