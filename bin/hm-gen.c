@@ -271,9 +271,10 @@ int main(int argc, char **argv)
     };
     cli_parse(&tool, argc, argv, &first);
     if (gen_args_check(&a, &err) != 0)
-        return cli_usage(&tool, "%s%s%s", err.what, err.mend[0] ? ": " : "", err.mend);
+        return cli_finish(&tool,
+                          cli_usage(&tool, "%s%s%s", err.what, err.mend[0] ? ": " : "", err.mend));
     if (first < argc && (a.prompt || a.is_chat))
-        return cli_usage(&tool, "--prompt and --chat take no files");
+        return cli_finish(&tool, cli_usage(&tool, "--prompt and --chat take no files"));
     cli_catch_signals();
     const int status = run(&tool, &a, first < argc ? argv + first : only_stdin, &err);
     if (cli_signal())
