@@ -92,7 +92,7 @@ static int check_memory(const struct session *s, struct err *err)
     const double free_bytes = train_memory_free();
     TRY(model_plan(&s->c, &opts, &s->trace->dev, &plan, err));
     TRY(params_open(&params, &s->c, err));
-    optim_plan(&params, &plan);
+    optim_plan(&params, DT_F32, &plan);
     params_free(&params);
     if (!s->trace->dev.is_host || free_bytes <= 0 || (double)plan.used <= free_bytes)
         return 0;

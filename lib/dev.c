@@ -38,10 +38,30 @@ void dev_sync(struct dev *dev)
     dev->ops->sync(dev);
 }
 
+int dev_status(struct dev *dev, struct err *err)
+{
+    return dev->ops->status ? dev->ops->status(dev, err) : 0;
+}
+
+void dev_run(struct dev *dev, uint64_t key, void (*work)(void *), void *arg)
+{
+    if (dev->ops->run)
+        dev->ops->run(dev, key, work, arg);
+    else
+        work(arg);
+}
+
+void dev_forget(struct dev *dev)
+{
+    if (dev->ops->forget)
+        dev->ops->forget(dev);
+}
+
 int dev_reserve(struct dev *dev, size_t bytes, struct err *err)
 {
     if (bytes <= dev->work_bytes)
         return 0;
+    dev_forget(dev);
     dev_free(dev, dev->work);
     dev->work = NULL;
     dev->work_bytes = 0;

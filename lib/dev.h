@@ -14,6 +14,10 @@ struct dev {
     const struct ops *ops;
     char name[64];        /* for people: "cpu avx2, 2 threads" */
     enum dtype act_dtype; /* what activations are stored in between ops: F32 on the CPU */
+    bool keeps_all; /* training keeps what is cheap to make again (norms, gates, conv), too: memory
+                       is plenty and arithmetic is not, as on a CPU */
+    int head_rows;  /* rows of logits that a training pass makes at once */
+    size_t total_bytes, free_bytes; /* the device's own memory when it was opened; 0: the host's */
     bool is_host; /* its memory is the host's: readable and writable in place after dev_sync */
     void *work;   /* workspace of the op that runs now; dev_reserve sizes it */
     size_t work_bytes;
@@ -29,6 +33,14 @@ void dev_upload(struct dev *dev, void *to, const void *host, size_t bytes);
 void dev_download(struct dev *dev, void *host, const void *from, size_t bytes);
 void dev_copy(struct dev *dev, void *to, const void *from, size_t bytes); /* device to device */
 void dev_sync(struct dev *dev);
+/* -1 where something asked of the device has failed; see ops->status. */
+MUST_USE int dev_status(struct dev *dev, struct err *err);
+/* Runs work(arg) now. A device that can records it under the key the first time and replays that
+ * from then on, so work must be the same calls with the same arguments whenever the key is the
+ * same (memory, shapes, rows), and only call ops, dev_zero and dev_copy. */
+void dev_run(struct dev *dev, uint64_t key, void (*work)(void *), void *arg);
+/* Forgets all keys, before memory that they refer to is freed or moved. */
+void dev_forget(struct dev *dev);
 /* Makes the workspace at least `bytes` large (the greatest of the ops' plans), before the first
  * step. */
 MUST_USE int dev_reserve(struct dev *dev, size_t bytes, struct err *err);

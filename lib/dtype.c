@@ -29,6 +29,20 @@ enum dtype dtype_parse(const char *name)
     return (enum dtype)i;
 }
 
+uint16_t f16_from_f32(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000u, rest = bits & 0x7FFFFFFFu;
+    if (rest > 0x7F800000u)
+        return 0x7E00u;
+    if (rest >= 0x477FF000u) /* rounds to more than the largest, 65504 */
+        return (uint16_t)(sign | 0x7C00u);
+    if (rest < 0x38800000u) /* a multiple of 2^-24 below 2^-14: subnormal, or zero */
+        return (uint16_t)(sign | (uint32_t)lrintf(ldexpf(fabsf(f), 24)));
+    return (uint16_t)(sign | ((rest + 0xFFFu + (rest >> 13 & 1u) - 0x38000000u) >> 13));
+}
+
 float f16_to_f32(uint16_t h)
 {
     const int exponent = h >> 10 & 31, fraction = h & 1023;

@@ -32,5 +32,6 @@ static inline uint16_t bf16_from_f32(float f)
 }
 
 float f16_to_f32(uint16_t h);
+uint16_t f16_from_f32(float f); /* round to nearest even */
 
 #endif

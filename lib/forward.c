@@ -54,8 +54,7 @@ struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l)
 struct drop drop_of(const struct pass *p, int layer, int which)
 {
     return (struct drop){.p = p->is_dropping ? p->m->opts.dropout : 0.0f,
-                         .site = (uint32_t)(layer * 4 + which),
-                         .first = (int64_t)p->micro * p->a->B * p->a->T * p->m->c.D};
+                         .site = (uint32_t)(layer * 4 + which)};
 }
 
 /* to = from + residual_multiplier * drop(branch) */

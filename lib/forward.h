@@ -10,7 +10,6 @@ struct pass {
     struct model *m;
     struct acts *a;
     const int32_t *seg; /* (B,T) in device memory, NULL: one document */
-    int micro;          /* the micro-batch's number, for dropout */
     bool is_dropping;
     struct state *state; /* model_read: what the slot remembers is read and moved on; else NULL */
     int slot;

@@ -50,26 +50,48 @@ struct step_ctl {
     float z_coef;     /* weight of the z-loss lse^2 */
     /* skip when loss or norm lies so many deviations above its mean; 0: never */
     float outlier_sigma;
-    int32_t pad;
+    int32_t micro; /* number of the micro-batch within the step: keys dropout */
     /* written by the ops */
     double loss_sum;  /* sum over targets of -log p, z-loss not included; zeroed by lib */
     double n_targets; /* targets counted by xent; zeroed by lib */
     double gnorm;     /* of the unscaled sum of gradients */
-    float grad_scale; /* what adamw multiplies gradients with: the clip factor */
+    float grad_scale; /* what adamw multiplies gradients with: clip factor / fp16_scale */
     int32_t skip;     /* 1: not finite or an outlier; adamw leaves everything as it was */
     int32_t skipped_in_row;
-    int32_t pad2;
+    /* Dynamic loss scale, a power of two: dlogits are multiplied with it, gnorm takes it out again.
+     * gnorm halves it where a norm is not finite, and doubles it after 2000 steps without that. 0:
+     * there is none (act_dtype is not F16), read as 1. */
+    float fp16_scale;
     int64_t skipped, applied; /* since the run began */
+    int64_t fp16_good;        /* finite steps since fp16_scale last changed */
     /* running statistics of accepted steps for the outlier test: exponential means and variances */
     double loss_mean, loss_var, gnorm_mean, gnorm_var;
 };
 
-/* Where dropout happens: mask element i of the stream (seed; RNG_DROPOUT, site, step), see rng.h.
- */
+/* Where dropout happens. Element i of the tensor takes number ctl->micro * M*D + i of the stream
+ * (seed; RNG_DROPOUT, site, step), see rng.h. */
 struct drop {
     float p;       /* probability of zero; 0: none. Kept elements are scaled by 1/(1-p) */
     uint32_t site; /* unique to the place: layer*4 + which */
-    int64_t first; /* index of the first element: micro-batch * M * D */
+};
+
+/* Neighbouring parameters that are alike for the optimizer: elements [begin, the next run's
+ * begin), multiples of 16. */
+struct adamw_run {
+    int64_t begin;
+    int32_t has_decay; /* weight decay applies: p -= lr weight_decay p */
+    int32_t pad;
+};
+
+/* What a decode product does before and after, in one pass over the weights:
+ * y = [resid + scale *] f(x) w^T with f = RMSNorm (norm_w not NULL), SwiGLU (x is (R,2F)) or
+ * nothing. */
+struct step_fuse {
+    const struct tensor *norm_w; /* (k) or NULL */
+    float eps;
+    bool is_swiglu;
+    const struct tensor *resid; /* (R,n) or NULL; may be y itself */
+    float scale;
 };
 
 /* Inputs of the SSD op (Mamba-2; Dao & Gu 2024, "Transformers are SSMs", section 6; INTEROP maths):
@@ -138,6 +160,7 @@ enum op {
     OP_ATTN,
     OP_SWIGLU,
     OP_RESID,
+    OP_CAST,
     OP_XENT,
     OP_GNORM,
     OP_ADAMW,
@@ -147,6 +170,7 @@ enum op {
 
 struct ops {
     /* --- memory and order: what dev.h says of dev_alloc ... dev_sync --- */
+    /* upload: the host's bytes may change as soon as it returns. */
     int (*alloc)(struct dev *, void **p, size_t bytes, struct err *);
     void (*free)(struct dev *, void *p);
     void (*zero)(struct dev *, void *p, size_t bytes);
@@ -155,6 +179,15 @@ struct ops {
     void (*copy)(struct dev *, void *to, const void *from, size_t bytes);
     void (*sync)(struct dev *);
     void (*close)(struct dev *);
+    /* (optional) -1 where anything the device was asked for has failed since it was opened; ops
+     * after a failure do nothing that counts. What is still under way may fail later. */
+    int (*status)(struct dev *, struct err *);
+    /* (optional) Runs work(arg), which calls only ops and dev_zero/dev_copy, as one unit that is
+     * recorded once and replayed from then on. The same key must mean the same calls with the same
+     * arguments; only what lies in device memory differs. See dev_run. */
+    void (*run)(struct dev *, uint64_t key, void (*work)(void *), void *arg);
+    /* (optional) Forgets what run recorded: the memory it refers to goes away. */
+    void (*forget)(struct dev *);
 
     /* Workspace bytes that any call of the op with sizes up to these wants: forward, backward or
      * step. OP_SSD stands for mamba_step, too (R rows); OP_ATTN's S bounds past + T. */
@@ -184,6 +217,14 @@ struct ops {
                          const struct tensor *dy, const struct tensor *x, enum dtype product);
     void (*linear_step)(struct dev *, struct tensor *y, const struct tensor *x,
                         const struct weight *w);
+
+    /* (optional) linear_fwd and the residual after it: y = resid + scale * x w^T; y may be resid.
+     */
+    void (*linear_resid_fwd)(struct dev *, struct tensor *y, const struct tensor *resid,
+                             const struct tensor *x, const struct weight *w, float scale);
+    /* (optional) linear_step with what stands around it. */
+    void (*linear_step_fused)(struct dev *, struct tensor *y, const struct tensor *x,
+                              const struct weight *w, const struct step_fuse *);
 
     /* --- RMSNorm (Zhang & Sennrich 2019): y = w * x / sqrt(mean(x^2) + eps); rstd (M) f32 is
      * kept, unless NULL --- */
@@ -220,8 +261,9 @@ struct ops {
 
     /* --- SSD --- */
     /* y (B,T,H*P). delta (B,T,H) f32 and states (B,Z,H,P,N) f32 (before each chunk) are kept for
-     * the backward. last (B,H,P,N) f32 or NULL: the state before t = 0, replaced by the one after
-     * T. NULL: starts at zero. */
+     * the backward; states NULL: not kept, ssd_bwd (given NULL, too) makes them again. Q is what
+     * states are kept by; a backend may work in chunks of its own. last (B,H,P,N) f32 or NULL: the
+     * state before t = 0, replaced by the one after T. NULL: starts at zero. */
     void (*ssd_fwd)(struct dev *, struct tensor *y, float *delta, float *states, float *last,
                     const struct ssd_in *in);
     /* dx, ddt, dbmat, dcmat overwrite; the three parameter gradients (H) add. */
@@ -272,10 +314,14 @@ struct ops {
     void (*resid_bwd)(struct dev *, struct tensor *dbranch, const struct tensor *dy, float scale,
                       const struct drop *, const struct step_ctl *);
 
-    /* --- cross-entropy over rows of logits (M,V) f32, chunk by chunk --- */
+    /* --- y = x, element by element: other strides, other dtype (F32, BF16, F16) --- */
+    void (*cast)(struct dev *, struct tensor *y, const struct tensor *x);
+
+    /* --- cross-entropy over rows of logits (M,V), f32 or act_dtype, chunk by chunk --- */
     /* loss[m] = -log softmax(logits[m] * scale)[target[m]] in f32, 0 where target < 0; loss may be
      * NULL. ctl not NULL: adds to ctl->loss_sum and ctl->n_targets, and logits become dlogits =
-     * loss_scale * scale * (softmax - onehot + 2 z_coef lse softmax), 0 where target < 0. */
+     * fp16_scale * loss_scale * scale * (softmax - onehot + 2 z_coef lse softmax), 0 where target <
+     * 0. */
     void (*xent)(struct dev *, float *loss, struct tensor *logits, const int32_t *target,
                  float scale, struct step_ctl *ctl);
 
@@ -287,13 +333,16 @@ struct ops {
      * are the plain ones); an outlier moves them as if it lay at the limit, so that a lasting
      * change of level is soon accepted, and what is not finite leaves them. A step counts in
      * applied and clears skipped_in_row, or counts in skipped and skipped_in_row.
-     * grad_scale = min(1, clip / gnorm), 1 where clip is 0. */
+     * grad_scale = min(1, clip / gnorm), 1 where clip is 0; gradients, norm and grad_scale are
+     * those of the loss itself, fp16_scale taken out. */
     void (*gnorm)(struct dev *, struct step_ctl *ctl, const float *g, size_t n);
-    /* AdamW (Loshchilov & Hutter 2019) on n elements, unless ctl->skip. Runs after gnorm: the bias
-     * correction's step number is ctl->applied, which counts this step. decay: weight decay
-     * applies, p -= lr weight_decay p. */
-    void (*adamw)(struct dev *, float *p, float *m, float *v, const float *g, size_t n, bool decay,
-                  const struct step_ctl *ctl);
+    /* AdamW (Loshchilov & Hutter 2019) on the n elements of all parameters, unless ctl->skip. Runs
+     * after gnorm: the bias correction's step number is ctl->applied, which counts this step. m, v
+     * (n) are F32, or BF16 rounded stochastically: element i's 16 low bits are compared with those
+     * of number i of the stream (seed; RNG_ROUND, 0 for m and 1 for v, step). runs (n_runs) is
+     * device memory; the first begins at 0. */
+    void (*adamw)(struct dev *, float *p, struct tensor *m, struct tensor *v, const float *g,
+                  size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl);
 
     /* --- sampling: id (R) and logp (R) of the chosen token under the unmodified softmax --- */
     /* Logits may be -infinity; a row with a NaN, +infinity or nothing finite gives id 0, logp NaN.

@@ -3,60 +3,74 @@
 
 #include <stdlib.h>
 
-static void carve(struct optim *o, const struct params *p, struct arena *a)
+static bool starts_run(const struct params *p, int i)
 {
-    o->m = arena_take(a, p->count * sizeof(float), MEM_MOMENTS);
-    o->v = arena_take(a, p->count * sizeof(float), MEM_MOMENTS);
+    return i == 0 || p->list[i].has_decay != p->list[i - 1].has_decay;
 }
 
-void optim_plan(const struct params *p, struct arena *plan)
+static int count_runs(const struct params *p)
+{
+    int n = 0;
+    for (int i = 0; i < p->n; i++)
+        n += starts_run(p, i);
+    return n;
+}
+
+static void carve(struct optim *o, const struct params *p, enum dtype moments, struct arena *a)
+{
+    const int64_t n = (int64_t)p->count;
+    o->m = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
+    o->v = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
+    o->n_runs = count_runs(p);
+    o->runs = arena_take(a, (size_t)o->n_runs * sizeof *o->runs, MEM_MOMENTS);
+}
+
+void optim_plan(const struct params *p, enum dtype moments, struct arena *plan)
 {
     struct optim none;
     struct arena a = {0};
-    carve(&none, p, &a);
+    carve(&none, p, moments, &a);
     plan->used += a.used;
     plan->by_kind[MEM_MOMENTS] += a.used;
 }
 
-/* Fewer, longer calls of adamw: parameters in a row with the same rule are one run. The padding
- * between them is zero and stays zero. */
-static int find_runs(struct optim *o, const struct params *p, struct err *err)
+/* The padding between parameters is zero and stays zero, so it may belong to any run. */
+static int upload_runs(struct optim *o, const struct params *p, struct err *err)
 {
-    o->run = calloc((size_t)p->n, sizeof *o->run);
-    if (!o->run)
-        return err_oom(err, (size_t)p->n * sizeof *o->run);
-    for (int i = 0; i < p->n; i++) {
-        const struct param *q = &p->list[i];
-        struct optim_run *last = o->n_runs ? &o->run[o->n_runs - 1] : NULL;
-        if (last && last->has_decay == q->has_decay)
-            last->count = q->offset + q->count - last->offset;
-        else
-            o->run[o->n_runs++] = (struct optim_run){q->offset, q->count, q->has_decay};
-    }
+    const size_t bytes = (size_t)o->n_runs * sizeof *o->runs;
+    struct adamw_run *runs = calloc((size_t)o->n_runs, sizeof *runs);
+    if (!runs)
+        return err_oom(err, bytes);
+    int n = 0;
+    for (int i = 0; i < p->n; i++)
+        if (starts_run(p, i))
+            runs[n++] = (struct adamw_run){(int64_t)p->list[i].offset, p->list[i].has_decay, 0};
+    dev_upload(o->dev, o->runs, runs, bytes);
+    free(runs);
     return 0;
 }
 
-int optim_open(struct optim *o, const struct params *p, struct dev *dev, struct err *err)
+int optim_open(struct optim *o, const struct params *p, enum dtype moments, struct dev *dev,
+               struct err *err)
 {
     *o = (struct optim){.dev = dev};
     struct arena a = {0};
-    carve(o, p, &a);
+    carve(o, p, moments, &a);
     const size_t bytes = a.used;
-    if (dev_alloc(dev, &o->block, bytes, err) != 0 || find_runs(o, p, err) != 0) {
-        optim_close(o);
-        return -1;
-    }
+    TRY(dev_alloc(dev, &o->block, bytes, err));
     a = (struct arena){.base = o->block};
-    carve(o, p, &a);
+    carve(o, p, moments, &a);
     dev_zero(dev, o->block, bytes);
-    return 0;
+    if (upload_runs(o, p, err) == 0)
+        return 0;
+    optim_close(o);
+    return -1;
 }
 
 void optim_close(struct optim *o)
 {
     if (o->dev)
         dev_free(o->dev, o->block);
-    free(o->run);
     *o = (struct optim){0};
 }
 
@@ -64,10 +78,7 @@ void optim_step(struct optim *o, struct model *m)
 {
     const struct ops *ops = o->dev->ops;
     ops->gnorm(o->dev, m->ctl, m->grad, m->params.count);
-    for (int i = 0; i < o->n_runs; i++) {
-        const size_t at = o->run[i].offset;
-        ops->adamw(o->dev, m->master + at, o->m + at, o->v + at, m->grad + at, o->run[i].count,
-                   o->run[i].has_decay, m->ctl);
-    }
+    ops->adamw(o->dev, m->master, &o->m, &o->v, m->grad, m->params.count, o->runs, o->n_runs,
+               m->ctl);
     model_refresh(m);
 }

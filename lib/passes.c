@@ -44,9 +44,10 @@ int model_loss(struct model *m, const struct rows *rows, bool is_backward, int m
     TRY(check_rows(m, rows, is_backward, err));
     acts_carve(m->acts, &m->c, m->dev->act_dtype, is_backward ? PASS_TRAIN : PASS_FORWARD,
                m->opts.recompute, rows->B, rows->T);
-    const struct pass p = {
-        .m = m, .a = m->acts, .seg = m->acts->seg, .micro = micro, .is_dropping = is_backward};
+    const struct pass p = {.m = m, .a = m->acts, .seg = m->acts->seg, .is_dropping = is_backward};
+    const int32_t number = micro;
     upload_rows(&p, rows);
+    dev_upload(m->dev, &m->ctl->micro, &number, sizeof number);
     forward_embed(&p);
     for (int i = 0; i < m->c.L; i++)
         forward_block(&p, i, false);

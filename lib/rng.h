@@ -13,7 +13,7 @@ struct philox {
 
 /* What a stream of numbers is for: the second half of the counter. One entry a use, never reused.
  */
-enum rng_use { RNG_INIT = 1, RNG_DROPOUT = 2, RNG_SAMPLE = 3, RNG_SHUFFLE = 4 };
+enum rng_use { RNG_INIT = 1, RNG_DROPOUT = 2, RNG_SAMPLE = 3, RNG_SHUFFLE = 4, RNG_ROUND = 5 };
 
 /* Ten Philox rounds. key: the run's seed. Counter: `index` (element) and `stream`, both 64 bits. */
 static inline struct philox philox(uint64_t key, uint64_t stream, uint64_t index)

@@ -407,12 +407,14 @@ static void timed_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, s
 }
 
 /* reads p m v g, writes p m v */
-static void timed_adamw(struct dev *dev, float *p, float *m, float *v, const float *g, size_t n,
-                        bool decay, const struct step_ctl *ctl)
+static void timed_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v,
+                        const float *g, size_t n, const struct adamw_run *runs, int n_runs,
+                        const struct step_ctl *ctl)
 {
     struct trace *t = trace_begin(dev);
-    t->inner->adamw(dev, p, m, v, g, n, decay, ctl);
-    trace_end(t, COST("adamw", "n", {(int64_t)n}, .bytes = 7 * 4.0 * (double)n,
+    t->inner->adamw(dev, p, m, v, g, n, runs, n_runs, ctl);
+    trace_end(t, COST("adamw", "n", {(int64_t)n},
+                      .bytes = (12.0 + 4.0 * (double)dtype_size(m->dtype)) * (double)n,
                       .flops = 14.0 * (double)n));
 }
 

@@ -26,7 +26,7 @@ int train_plan(const struct config *c, const struct train_opts *o, const struct 
     struct params p;
     TRY(model_plan(c, &mo, dev, plan, err));
     TRY(params_open(&p, c, err));
-    optim_plan(&p, plan);
+    optim_plan(&p, DT_F32, plan);
     params_free(&p);
     return 0;
 }
@@ -71,7 +71,7 @@ static int open_data(struct train *t, const struct train_data *d, uint64_t tok_h
 static int open_blocks(struct train *t, struct err *err)
 {
     if (t->dev->is_host) {
-        t->io = (struct train_blocks){t->model.master, t->optim.m, t->optim.v};
+        t->io = (struct train_blocks){t->model.master, t->optim.m.data, t->optim.v.data};
         return 0;
     }
     const size_t bytes = t->model.params.count * sizeof(float);
@@ -89,7 +89,7 @@ static int open_all(struct train *t, const struct train_data *d, const struct bu
     TRY(buf_put(&t->tok, tok->data, tok->size, err));
     TRY(open_data(t, d, tok_hash, err));
     TRY(model_open(&t->model, &t->head.c, &mo, t->dev, err));
-    TRY(optim_open(&t->optim, &t->model.params, t->dev, err));
+    TRY(optim_open(&t->optim, &t->model.params, DT_F32, t->dev, err));
     return open_blocks(t, err);
 }
 
@@ -222,8 +222,8 @@ int train_restore(struct train *t, const char *path, struct err *err)
         model_refresh(&t->model);
     else {
         TRY(model_set_weights(&t->model, t->io.weights, err));
-        dev_upload(t->dev, t->optim.m, t->io.m, bytes);
-        dev_upload(t->dev, t->optim.v, t->io.v, bytes);
+        dev_upload(t->dev, t->optim.m.data, t->io.m, bytes);
+        dev_upload(t->dev, t->optim.v.data, t->io.v, bytes);
     }
     upload_ctl(t);
     const struct train_state *s = &t->head.state;
@@ -372,8 +372,8 @@ static void fetch_blocks(struct train *t)
     if (t->dev->is_host)
         return;
     dev_download(t->dev, t->io.weights, t->model.master, bytes);
-    dev_download(t->dev, t->io.m, t->optim.m, bytes);
-    dev_download(t->dev, t->io.v, t->optim.v, bytes);
+    dev_download(t->dev, t->io.m, t->optim.m.data, bytes);
+    dev_download(t->dev, t->io.v, t->optim.v.data, bytes);
 }
 
 int train_save(struct train *t, const char *path, struct err *err)

@@ -73,7 +73,7 @@ static void resid(struct dev *dev, struct resid_job *job, const struct drop *dro
         job->p = drop->p;
         job->key = ctl->seed;
         job->stream = rng_stream(RNG_DROPOUT, drop->site, (uint32_t)ctl->step);
-        job->first = (uint64_t)drop->first;
+        job->first = (uint64_t)ctl->micro * tensor_count(job->y);
     }
     run_sized(dev, (int64_t)tensor_count(job->y), resid_worker, job);
 }

@@ -32,9 +32,10 @@ static void test_plan(struct train_test *t)
     struct train r;
     test_begin(t, &r, &t->head, NULL);
     ok(train_plan(&t->head.c, &t->head.opts, &t->dev, &plan, &t->err) == 0, "a plan is made");
-    optim_plan(&r.model.params, &moments);
+    optim_plan(&r.model.params, DT_F32, &moments);
     ok(plan.used == r.model.plan.used + moments.used, "what is taken is what was planned");
-    ok(moments.used == 2 * ((weight_bytes(&r) + 63) / 64 * 64) &&
+    const size_t two = 2 * ((weight_bytes(&r) + 63) / 64 * 64); /* and the table of runs */
+    ok(moments.used > two && moments.used < two + 4096 &&
            plan.by_kind[MEM_MOMENTS] == moments.used &&
            plan.by_kind[MEM_WEIGHTS] >= weight_bytes(&r) &&
            plan.by_kind[MEM_GRADS] >= weight_bytes(&r),

@@ -11,13 +11,14 @@ static void check_sizes(struct dev *dev, int n, bool decay)
                            .eps = 1e-8F,
                            .weight_decay = 0.1F,
                            .grad_scale = 0.7F};
+    const struct adamw_run run = {0, decay, 0}, *runs = t_upload(dev, &run, sizeof run);
     for (int t = 1; t <= 10; t++) {
         const double *g = t_random((size_t)n, 0.1, (uint32_t)(10 + t));
         struct tensor tg = t_vector(dev, g, n);
         ctl.applied = t;
         ctl.step = t + 3; /* three were skipped: not what the correction counts */
         ref_adamw(p, m, v, g, (size_t)n, decay, &ctl);
-        dev->ops->adamw(dev, tp.data, tm.data, tv.data, tg.data, (size_t)n, decay,
+        dev->ops->adamw(dev, tp.data, &tm, &tv, tg.data, (size_t)n, runs, 1,
                         t_upload(dev, &ctl, sizeof ctl));
     }
     ok_within(t_error(dev, &tp, p), f32_tol(10), "%s n %d decay %d: p", dev->name, n, decay);
@@ -26,8 +27,7 @@ static void check_sizes(struct dev *dev, int n, bool decay)
 
     struct tensor nan = t_vector(dev, (const double[]){NAN}, 1);
     ctl.skip = 1;
-    dev->ops->adamw(dev, tp.data, tm.data, tv.data, nan.data, 1, decay,
-                    t_upload(dev, &ctl, sizeof ctl));
+    dev->ops->adamw(dev, tp.data, &tm, &tv, nan.data, 1, runs, 1, t_upload(dev, &ctl, sizeof ctl));
     ok_within(t_error(dev, &tp, p) + t_error(dev, &tm, m) + t_error(dev, &tv, v), f32_tol(100),
               "%s n %d decay %d: a skipped step changes nothing", dev->name, n, decay);
 }

@@ -30,7 +30,7 @@ void ref_gatenorm_bwd(double *dy, double *dz, double *dw /* += */, const double 
 void ref_swiglu_fwd(double *y, const double *u, int M, int F);
 void ref_swiglu_bwd(double *du, const double *dy, const double *u, int M, int F);
 /* Dropout's factor of element (m,d): 0 or 1/(1-p). */
-double ref_drop(const struct drop *drop, const struct step_ctl *ctl, int64_t i);
+double ref_drop(const struct drop *drop, const struct step_ctl *ctl, int64_t n, int64_t i);
 void ref_resid_fwd(double *y, const double *x, const double *branch, double scale,
                    const struct drop *drop, const struct step_ctl *ctl, int M, int D);
 void ref_resid_bwd(double *dbranch, const double *dy, double scale, const struct drop *drop,
