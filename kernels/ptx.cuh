@@ -1,0 +1,111 @@
+/* ptx: the only file with inline PTX: asynchronous copies, ldmatrix, tensor-core products, and
+ * where shared memory comes from. Each has a twin for the emulation of tests/emu (CUDA_EMU).
+ *
+ * Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16". A lane's g is lane / 4, its t is
+ * lane % 4. A (16x16, rows by k): registers hold (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8,
+ * 2t+8..), two elements each. B (16x8, k by n): (2t.., g), (2t+8.., g). C (16x8): (g, 2t), (g,
+ * 2t+1), (g+8, 2t), (g+8, 2t+1). */
+#ifndef HM_PTX_CUH
+#define HM_PTX_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_pipeline_primitives.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#ifdef CUDA_EMU
+#define PTX_AT   , const char *at_file = __builtin_FILE(), int at_line = __builtin_LINE()
+#define PTX_HERE , at_file, at_line
+#else
+#define PTX_AT
+#define PTX_HERE
+/* SHARED(float, sum, [4][32]): an array in shared memory. SHARED_DYN(float, all): the launch's
+ * dynamic shared memory; one untyped symbol, so that kernels of several types fit one file. */
+#define SHARED(T, name, dims) __shared__ __align__(16) T name dims
+extern __shared__ __align__(128) unsigned char hm_dyn_smem[];
+#define SHARED_DYN(T, name)   T *name = reinterpret_cast<T *>(hm_dyn_smem)
+#endif
+
+/* 16 bytes from global to shared memory, seen after the wait that covers their group and a
+ * barrier. !ok: zeros, and from is not read. A plain copy before sm_80. */
+__device__ __forceinline__ void copy16_async(void *to, const void *from, bool ok)
+{
+    __pipeline_memcpy_async(to, from, 16, ok ? 0 : 16);
+}
+/* Ends a group of copies. */
+__device__ __forceinline__ void copy_commit()
+{
+    __pipeline_commit();
+}
+/* Waits until at most KEEP of the last groups are under way. */
+template <int KEEP> __device__ __forceinline__ void copy_wait()
+{
+    __pipeline_wait_prior(KEEP);
+}
+
+/* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8. */
+__device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row PTX_AT)
+{
+#ifdef CUDA_EMU
+    emu::ldmatrix<4, false>(r, row PTX_HERE);
+#else
+    const uint32_t a = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(a)
+                 : "memory");
+#endif
+}
+__device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row PTX_AT)
+{
+#ifdef CUDA_EMU
+    emu::ldmatrix<4, true>(r, row PTX_HERE);
+#else
+    const uint32_t a = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(a)
+                 : "memory");
+#endif
+}
+
+/* c += a b on tensor cores, 16x8x16, sums in f32. */
+__device__ __forceinline__ void mma_16816(float (&c)[4], const uint32_t (&a)[4],
+                                          const uint32_t (&b)[2], __nv_bfloat16 PTX_AT)
+{
+#if defined(CUDA_EMU)
+    emu::mma<emu::op_mma_bf16>(c, a, b PTX_HERE);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap(); /* a device opened with bf16 has sm_80 at least */
+#endif
+}
+__device__ __forceinline__ void mma_16816(float (&c)[4], const uint32_t (&a)[4],
+                                          const uint32_t (&b)[2], __half PTX_AT)
+{
+#if defined(CUDA_EMU)
+    emu::mma<emu::op_mma_f16>(c, a, b PTX_HERE);
+#elif __CUDA_ARCH__ >= 800
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else /* sm_75 knows k = 8 only */
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 "
+                 "{%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[2]), "r"(a[3]), "r"(b[1]));
+#endif
+}
+
+#endif
