@@ -5,6 +5,8 @@
 #ifndef HM_RNG_H
 #define HM_RNG_H
 
+#include "both.h"
+
 #include <stdint.h>
 
 struct philox {
@@ -16,7 +18,7 @@ struct philox {
 enum rng_use { RNG_INIT = 1, RNG_DROPOUT = 2, RNG_SAMPLE = 3, RNG_SHUFFLE = 4, RNG_ROUND = 5 };
 
 /* Ten Philox rounds. key: the run's seed. Counter: `index` (element) and `stream`, both 64 bits. */
-static inline struct philox philox(uint64_t key, uint64_t stream, uint64_t index)
+static inline BOTH struct philox philox(uint64_t key, uint64_t stream, uint64_t index)
 {
     uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32);
     uint32_t c2 = (uint32_t)stream, c3 = (uint32_t)(stream >> 32);
@@ -35,13 +37,13 @@ static inline struct philox philox(uint64_t key, uint64_t stream, uint64_t index
 }
 
 /* Names a stream: the use, a 24-bit site (layer and place) and a 32-bit step or position. */
-static inline uint64_t rng_stream(enum rng_use use, uint32_t site, uint32_t step)
+static inline BOTH uint64_t rng_stream(enum rng_use use, uint32_t site, uint32_t step)
 {
     return (uint64_t)use << 56 | (uint64_t)(site & 0xFFFFFFu) << 32 | step;
 }
 
 /* Uniform in [0,1) with 24 bits: exact in float. */
-static inline float rng_unit(uint32_t bits)
+static inline BOTH float rng_unit(uint32_t bits)
 {
     return (float)(bits >> 8) * 0x1p-24f;
 }

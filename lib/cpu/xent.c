@@ -32,7 +32,8 @@ static double xent_row(const struct xent_job *job, int64_t m)
     const double sum = ctl ? softmax_terms(x, x, V, top, scale) : softmax_sum(x, V, top, scale);
     const double lse = (double)top * (double)scale + log(sum);
     if (ctl) {
-        const double unit = (double)ctl->loss_scale * (double)scale;
+        const double fp16 = ctl->fp16_scale > 0 ? (double)ctl->fp16_scale : 1;
+        const double unit = fp16 * (double)ctl->loss_scale * (double)scale;
         const float factor = (float)(unit * (1 + 2 * (double)ctl->z_coef * lse) / sum);
         for (int64_t i = 0; i < V; i++)
             x[i] *= factor;

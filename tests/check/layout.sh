@@ -16,10 +16,10 @@ ok_none 'README.md has fewer than 200 lines' "$([ ! -f README.md ] || awk 'END {
 
 # Headers of lib from the bottom to the top: a file includes only what stands in its own line or
 # above, and within a line there are no circles.
-order='ground:   err buf rng io json threads
+order='ground:   both err buf rng io json threads
 data:     utf8 spm words merges vocab bpe encode split table records stream shard_format shard shard_write shard_scan shard_set corpus batch
 numbers:  dtype tensor arena quant st_hash safetensors gguf
-backend:  dev ops
+backend:  dev ops verdict
 model:    config config_json params acts state state_file model flops forward backward passes step
 learn:    optim sched schedule train_opts train_meta ckpt train_ckpt run_dir run_log train_run train settings
 use:      trace trace_ops roofline bench eval score question tasks sampler stops prompts completion generate chat hf'

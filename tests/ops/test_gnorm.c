@@ -16,9 +16,11 @@ static bool step_both(struct dev *dev, struct step_ctl *ctl, const float *g, siz
                            ref.loss_var, ref.gnorm_mean, ref.gnorm_var};
     const double square = 1 + (isfinite(ref.gnorm) ? ref.gnorm * ref.gnorm : 0); /* of variances */
     bool is_same = ctl->skip == ref.skip && ctl->skipped == ref.skipped &&
-                   ctl->applied == ref.applied && ctl->skipped_in_row == ref.skipped_in_row;
+                   ctl->applied == ref.applied && ctl->skipped_in_row == ref.skipped_in_row &&
+                   ctl->fp16_scale == ref.fp16_scale && ctl->fp16_good == ref.fp16_good;
     for (int i = 0; i < 6; i++)
-        is_same = is_same && (fabs(got[i] - want[i]) <= 1e-6 * fabs(want[i]) + 1e-12 * square ||
+        is_same = is_same && (got[i] == want[i] ||
+                              fabs(got[i] - want[i]) <= 1e-6 * fabs(want[i]) + 1e-12 * square ||
                               (isnan(got[i]) && isnan(want[i])));
     return is_same;
 }
@@ -41,6 +43,26 @@ static void check_sizes(struct dev *dev)
     }
 }
 
+/* The loss scale of f16: taken out of norm and factor, halved by an overflow, doubled in time. */
+static void check_fp16(struct dev *dev)
+{
+    float g[] = {3 * 1024, 4 * 1024};
+    struct step_ctl ctl = {.clip = 2.5F, .loss_sum = 6, .n_targets = 3, .fp16_scale = 1024};
+    ok(step_both(dev, &ctl, g, 2) && fabs(ctl.gnorm - 5) < 1e-6 && ctl.grad_scale == 0.5F / 1024 &&
+           ctl.fp16_scale == 1024 && ctl.fp16_good == 1,
+       "%s: the norm is that of the loss itself", dev->name);
+    g[1] = INFINITY;
+    ok(step_both(dev, &ctl, g, 2) && ctl.skip == 1 && ctl.fp16_scale == 512 && ctl.fp16_good == 0,
+       "%s: an overflow halves the loss scale", dev->name);
+    ctl.fp16_scale = 1;
+    ok(step_both(dev, &ctl, g, 2) && ctl.fp16_scale == 1, "%s: but not below 1", dev->name);
+    g[1] = 1;
+    ctl.fp16_scale = 256;
+    ctl.fp16_good = 1999;
+    ok(step_both(dev, &ctl, g, 2) && ctl.fp16_scale == 512 && ctl.fp16_good == 0,
+       "%s: after 2000 good steps it doubles", dev->name);
+}
+
 /* Quiet steps with loss near 2 and norm near 3; whether reference and op agree on all of them. */
 static bool quiet_steps(struct dev *dev, struct step_ctl *ctl, int n)
 {
@@ -54,7 +76,7 @@ static bool quiet_steps(struct dev *dev, struct step_ctl *ctl, int n)
 }
 
 /* What is said of one step after n_quiet quiet ones; -1: reference and op differ. */
-static int verdict(struct dev *dev, double loss, float norm, float sigma, int n_quiet)
+static int judged(struct dev *dev, double loss, float norm, float sigma, int n_quiet)
 {
     struct step_ctl ctl = {.outlier_sigma = sigma, .n_targets = 4};
     bool is_same = quiet_steps(dev, &ctl, n_quiet);
@@ -77,17 +99,17 @@ static int steps_to_accept(struct dev *dev, float norm, int n_quiet)
 
 static void check_verdicts(struct dev *dev)
 {
-    ok(verdict(dev, 2, 3, 4, 70) == 0, "%s: a quiet step passes", dev->name);
-    ok(verdict(dev, 3, 3, 4, 70) == 1, "%s: a high loss is an outlier", dev->name);
-    ok(verdict(dev, 2, 4, 4, 70) == 1, "%s: a high norm is an outlier", dev->name);
-    ok(verdict(dev, 1, 1, 4, 70) == 0, "%s: low ones are welcome", dev->name);
+    ok(judged(dev, 2, 3, 4, 70) == 0, "%s: a quiet step passes", dev->name);
+    ok(judged(dev, 3, 3, 4, 70) == 1, "%s: a high loss is an outlier", dev->name);
+    ok(judged(dev, 2, 4, 4, 70) == 1, "%s: a high norm is an outlier", dev->name);
+    ok(judged(dev, 1, 1, 4, 70) == 0, "%s: low ones are welcome", dev->name);
     ok(steps_to_accept(dev, 100, 70) > 1 && steps_to_accept(dev, 100, 70) < 40,
        "%s: a lasting rise is accepted after some steps", dev->name);
-    ok(verdict(dev, 3, 9, 0, 70) == 0, "%s: sigma 0 lets outliers pass", dev->name);
-    ok(verdict(dev, 3, 9, 4, 63) == 0, "%s: not before 64 steps were applied", dev->name);
-    ok(verdict(dev, 3, 9, 4, 64) == 1, "%s: from then on", dev->name);
-    ok(verdict(dev, NAN, 3, 0, 3) == 1, "%s: a NaN loss", dev->name);
-    ok(verdict(dev, 2, NAN, 0, 3) == 1, "%s: a NaN norm", dev->name);
+    ok(judged(dev, 3, 9, 0, 70) == 0, "%s: sigma 0 lets outliers pass", dev->name);
+    ok(judged(dev, 3, 9, 4, 63) == 0, "%s: not before 64 steps were applied", dev->name);
+    ok(judged(dev, 3, 9, 4, 64) == 1, "%s: from then on", dev->name);
+    ok(judged(dev, NAN, 3, 0, 3) == 1, "%s: a NaN loss", dev->name);
+    ok(judged(dev, 2, NAN, 0, 3) == 1, "%s: a NaN norm", dev->name);
     struct step_ctl ctl = {.loss_sum = NAN, .n_targets = 1, .skipped_in_row = 2, .skipped = 5};
     const float g[1] = {1};
     ok(step_both(dev, &ctl, g, 1) && ctl.skipped_in_row == 3 && ctl.skipped == 6 && !ctl.applied,
@@ -107,6 +129,7 @@ static void check(struct dev *dev)
     struct sizes sizes = {0};
     reserve(dev, OP_GNORM, &sizes);
     check_sizes(dev);
+    check_fp16(dev);
     check_verdicts(dev);
 }
 

@@ -31,12 +31,23 @@ void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n)
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += (double)g[i] * (double)g[i];
-    ctl->gnorm = sqrt(sum);
-    ctl->grad_scale = ctl->clip > 0 ? (float)fmin(1, (double)ctl->clip / ctl->gnorm) : 1;
+    const double scale = ctl->fp16_scale > 0 ? (double)ctl->fp16_scale : 1;
+    ctl->gnorm = sqrt(sum) / scale;
+    const double clip = ctl->clip > 0 ? fmin(1, (double)ctl->clip / ctl->gnorm) : 1;
+    ctl->grad_scale = (float)(clip / scale);
     ctl->skip = is_skipped(ctl, ctl->loss_sum / ctl->n_targets, (double)ctl->outlier_sigma);
     ctl->skipped += ctl->skip;
     ctl->applied += !ctl->skip;
     ctl->skipped_in_row = ctl->skip ? ctl->skipped_in_row + 1 : 0;
+    if (ctl->fp16_scale == 0)
+        return;
+    ctl->fp16_good = isfinite(ctl->gnorm) ? ctl->fp16_good + 1 : 0;
+    if (!isfinite(ctl->gnorm) && ctl->fp16_scale > 1)
+        ctl->fp16_scale /= 2;
+    if (ctl->fp16_good == 2000 && ctl->fp16_scale < 16777216) {
+        ctl->fp16_scale *= 2;
+        ctl->fp16_good = 0;
+    }
 }
 
 void ref_adamw(double *p, double *m, double *v, const double *g, size_t n, bool decay,
