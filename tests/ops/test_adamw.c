@@ -32,8 +32,72 @@ static void check_sizes(struct dev *dev, int n, bool decay)
               "%s n %d decay %d: a skipped step changes nothing", dev->name, n, decay);
 }
 
+/* bf16 moments: near the f32 ones, without bias over many elements, the same bits in pieces. */
+static void check_bf16(struct dev *dev)
+{
+    enum { N = 4096 };
+    const struct step_ctl ctl = {.seed = 5,
+                                 .step = 9,
+                                 .lr = 0.03F,
+                                 .beta1 = 0.9F,
+                                 .beta2 = 0.95F,
+                                 .eps = 1e-8F,
+                                 .grad_scale = 1,
+                                 .applied = 1};
+    const struct adamw_run run = {0, 0, 0};
+    float p[N] = {0}, g[N];
+    uint16_t zero[N] = {0}, m[N], v[N];
+    for (int i = 0; i < N; i++)
+        g[i] = 1.01F; /* m becomes 0.101, v 0.051005: between two bf16 */
+    struct tensor tm = tensor_of(t_upload(dev, zero, sizeof zero), DT_BF16, 1, N, 0, 0, 0);
+    struct tensor tv = tensor_of(t_upload(dev, zero, sizeof zero), DT_BF16, 1, N, 0, 0, 0);
+    dev->ops->adamw(dev, t_upload(dev, p, sizeof p), &tm, &tv, t_upload(dev, g, sizeof g), N,
+                    t_upload(dev, &run, sizeof run), 1, t_upload(dev, &ctl, sizeof ctl));
+    dev_download(dev, m, tm.data, sizeof m);
+    dev_download(dev, v, tv.data, sizeof v);
+    double mean_m = 0, mean_v = 0, worst = 0;
+    for (int i = 0; i < N; i++) {
+        mean_m += (double)bf16_to_f32(m[i]) / N;
+        mean_v += (double)bf16_to_f32(v[i]) / N;
+        worst = fmax(worst, fabs((double)bf16_to_f32(m[i]) - 0.101));
+    }
+    /* a step of bf16 at 0.101 is 2^-11, at 0.051 2^-12; five deviations of the mean */
+    ok_within(worst, 0x1p-11, "%s: m in bf16 is one of the two neighbours", dev->name);
+    ok_within(fabs(mean_m - 0.101), 5 * 0x1p-12 / sqrt(N), "%s: m is rounded without bias",
+              dev->name);
+    ok_within(fabs(mean_v - 0.051005), 5 * 0x1p-13 / sqrt(N), "%s: so is v", dev->name);
+}
+
+/* Runs: decay begins and ends where the table says. */
+static void check_runs(struct dev *dev)
+{
+    enum { N = 160 };
+    const struct adamw_run runs[] = {{0, 0, 0}, {16, 1, 0}, {48, 0, 0}, {128, 1, 0}};
+    const struct step_ctl ctl = {.lr = 0.5F,
+                                 .beta1 = 0.9F,
+                                 .beta2 = 0.95F,
+                                 .eps = 1,
+                                 .weight_decay = 0.5F,
+                                 .grad_scale = 1,
+                                 .applied = 1};
+    float p[N];
+    for (int i = 0; i < N; i++)
+        p[i] = 1;
+    struct tensor m = t_vector(dev, t_zeros(N), N), v = t_vector(dev, t_zeros(N), N);
+    float *dev_p = t_upload(dev, p, sizeof p);
+    dev->ops->adamw(dev, dev_p, &m, &v, t_vector(dev, t_zeros(N), N).data, N,
+                    t_upload(dev, runs, sizeof runs), 4, t_upload(dev, &ctl, sizeof ctl));
+    dev_download(dev, p, dev_p, sizeof p);
+    int wrong = 0;
+    for (int i = 0; i < N; i++)
+        wrong += p[i] != ((i >= 16 && i < 48) || i >= 128 ? 0.75F : 1.0F);
+    ok(wrong == 0, "%s: weights decay in the runs that say so", dev->name);
+}
+
 static void check(struct dev *dev)
 {
+    check_bf16(dev);
+    check_runs(dev);
     check_sizes(dev, 1, true);
     check_sizes(dev, 37, false);
     check_sizes(dev, 5003, true);

@@ -1,0 +1,180 @@
+/* xent: cross-entropy of logits against targets, and its gradient in place.
+ *   lse = log sum exp(scale x);  loss = lse - scale x[target]
+ *   dx = unit * (softmax (1 + 2 z lse) - onehot),  unit = fp16_scale * loss_scale * scale
+ * A block reads its row twice, the second time out of the cache; maximum, sum and loss are f32. */
+#include "cuda_ops.cuh"
+#include "vec.cuh"
+
+namespace
+{
+constexpr int THREADS = 512, SUM_THREADS = 256;
+constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+
+/* A running maximum and the sum of 2^(x - max), Milakov & Gimelshein 2018, algorithm 3. */
+struct running {
+    float top, sum;
+};
+
+__device__ running join(running a, running b)
+{
+    const float top = fmaxf(a.top, b.top);
+    if (top == -INFINITY)
+        return {top, 0};
+    return {top, a.sum * exp2f(a.top - top) + b.sum * exp2f(b.top - top)};
+}
+
+/* Over the block, in every thread, always joined in the same order. */
+__device__ running block_join(running r)
+{
+    SHARED(running, part, [THREADS / 32]);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        r = join(r, {__shfl_xor_sync(0xffffffffu, r.top, step),
+                     __shfl_xor_sync(0xffffffffu, r.sum, step)});
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = r;
+    __syncthreads();
+    r = part[0];
+    for (int i = 1; i < THREADS / 32; i++)
+        r = join(r, part[i]);
+    return r;
+}
+
+/* The row's maximum and sum in units of log2: x times `scale2`, which has log2(e) in it. */
+template <class T, int N> __device__ running row_terms(const T *__restrict__ x, int V, float scale2)
+{
+    running r = {-INFINITY, 0};
+    for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
+        float v[N];
+        load<T, N>(v, x + i);
+        float top = r.top;
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            v[j] *= scale2;
+            top = fmaxf(top, v[j]);
+        }
+        if (top == -INFINITY)
+            continue;
+        float sum = r.sum * exp2f(r.top - top);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += exp2f(v[j] - top);
+        r = {top, sum};
+    }
+    return r;
+}
+
+/* x = factor * 2^(scale2 x - lse2), less unit at the target. */
+template <class T, int N>
+__device__ void row_gradient(T *__restrict__ x, int V, int target, float scale2, float lse2,
+                             float factor, float unit)
+{
+    for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
+        float v[N];
+        load<T, N>(v, x + i);
+#pragma unroll
+        for (int j = 0; j < N; j++) {
+            v[j] = factor * exp2f(v[j] * scale2 - lse2);
+            if (i + j == target)
+                v[j] -= unit;
+        }
+        store<T, N>(x + i, v);
+    }
+}
+
+template <class T, int N> __device__ void row_zero(T *__restrict__ x, int V)
+{
+    const float zero[N] = {};
+    for (int i = threadIdx.x * N; i < V; i += THREADS * N)
+        store<T, N>(x + i, zero);
+}
+
+/* One block a row of V elements, N at a time (V is a multiple of N). ctl NULL: only losses. Reads V
+ * elements, and writes them again with ctl; about 8 FLOPs an element. row_loss (M). */
+template <class T, int N>
+__global__ void __launch_bounds__(THREADS)
+    k_xent(float *__restrict__ row_loss, mat<T> logits, const int32_t *__restrict__ target, int V,
+           float scale, const struct step_ctl *__restrict__ ctl)
+{
+    T *x = logits.p + blockIdx.x * logits.ld;
+    const int hit = target[blockIdx.x];
+    if (hit < 0) {
+        if (ctl)
+            row_zero<T, N>(x, V);
+        if (threadIdx.x == 0)
+            row_loss[blockIdx.x] = 0;
+        return;
+    }
+    const float scale2 = scale * LOG2E, at_hit = to_f32(x[hit]) * scale;
+    const running r = block_join(row_terms<T, N>(x, V, scale2));
+    const float lse2 = r.top + log2f(r.sum), lse = lse2 * LN2;
+    if (threadIdx.x == 0)
+        row_loss[blockIdx.x] = lse - at_hit;
+    if (!ctl)
+        return;
+    const float fp16 = ctl->fp16_scale > 0 ? ctl->fp16_scale : 1.0f;
+    const float unit = fp16 * ctl->loss_scale * scale;
+    __syncthreads(); /* every thread has read x[hit] */
+    row_gradient<T, N>(x, V, hit, scale2, lse2, unit * (1.0f + 2.0f * ctl->z_coef * lse), unit);
+}
+
+/* One block: adds the chunk's losses, rows in a fixed order. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    k_add_losses(struct step_ctl *ctl, const float *__restrict__ row_loss,
+                 const int32_t *__restrict__ target, int M)
+{
+    SHARED(double, sums, [SUM_THREADS]);
+    SHARED(int, counts, [SUM_THREADS]);
+    double sum = 0;
+    int count = 0;
+    for (int m = threadIdx.x; m < M; m += SUM_THREADS) {
+        sum += (double)row_loss[m];
+        count += target[m] >= 0;
+    }
+    sums[threadIdx.x] = sum;
+    counts[threadIdx.x] = count;
+    for (int half = SUM_THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if ((int)threadIdx.x < half) {
+            sums[threadIdx.x] += sums[threadIdx.x + half];
+            counts[threadIdx.x] += counts[threadIdx.x + half];
+        }
+    }
+    if (threadIdx.x == 0) {
+        ctl->loss_sum += sums[0];
+        ctl->n_targets += counts[0];
+    }
+}
+
+template <class T, int N>
+void run_xent(struct dev *dev, float *row_loss, const struct tensor *logits, const int32_t *target,
+              float scale, const struct step_ctl *ctl)
+{
+    launch(dev, "xent", k_xent<T, N>, (unsigned)tensor_rows(logits), THREADS, 0, row_loss,
+           mat_of<T>(logits), target, (int)tensor_cols(logits), scale, ctl);
+}
+} // namespace
+
+size_t cuda_xent_plan(const struct dev *dev, const struct sizes *s)
+{
+    const int64_t rows = (int64_t)s->B * s->T;
+    return (size_t)(rows > s->R ? rows : s->R) * sizeof(float);
+}
+
+/* Floor: each logit read once, and written once with ctl. */
+void cuda_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_t *target,
+               float scale, struct step_ctl *ctl)
+{
+    const int M = (int)tensor_rows(logits);
+    float *row_loss = loss ? loss : (float *)dev->work;
+    with_type(logits->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        if (has_wide_rows(logits))
+            run_xent<T, wide<T>::n>(dev, row_loss, logits, target, scale, ctl);
+        else
+            run_xent<T, 1>(dev, row_loss, logits, target, scale, ctl);
+    });
+    if (ctl && M > 0)
+        launch(dev, "xent", k_add_losses, 1, SUM_THREADS, 0, ctl, (const float *)row_loss, target,
+               M);
+}
