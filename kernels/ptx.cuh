@@ -1,5 +1,5 @@
-/* ptx: the only file with inline PTX: asynchronous copies, ldmatrix, tensor-core products, and
- * where shared memory comes from. Each has a twin for the emulation of tests/emu (CUDA_EMU).
+/* ptx: the only file with inline PTX: asynchronous copies, ldmatrix, tensor-core products, exp2,
+ * and where shared memory comes from. Each has a twin for the emulation of tests/emu (CUDA_EMU).
  *
  * Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16". A lane's g is lane / 4, its t is
  * lane % 4. A (16x16, rows by k): registers hold (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8,
@@ -43,6 +43,18 @@ __device__ __forceinline__ void copy_commit()
 template <int KEEP> __device__ __forceinline__ void copy_wait()
 {
     __pipeline_wait_prior(KEEP);
+}
+
+/* 2^x within 2 units of the last place; results below the normal numbers are 0. */
+__device__ __forceinline__ float exp2_fast(float x)
+{
+#ifdef CUDA_EMU
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
 }
 
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8. */
