@@ -79,6 +79,7 @@ const struct ops CPU_OPS = {
     .swiglu_bwd = cpu_swiglu_bwd,
     .resid_fwd = cpu_resid_fwd,
     .resid_bwd = cpu_resid_bwd,
+    .cast = cpu_cast,
     .xent = cpu_xent,
     .gnorm = cpu_gnorm,
     .adamw = cpu_adamw,

@@ -47,6 +47,8 @@ void cpu_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
 void cpu_resid_bwd(struct dev *dev, struct tensor *dbranch, const struct tensor *dy, float scale,
                    const struct drop *drop, const struct step_ctl *ctl);
 
+void cpu_cast(struct dev *dev, struct tensor *y, const struct tensor *x);
+
 void cpu_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_t *target,
               float scale, struct step_ctl *ctl);
 size_t cpu_xent_plan(const struct dev *dev, const struct sizes *s);

@@ -14,9 +14,9 @@
 struct fwd {
     struct dev *dev;
     const struct ssd_in *in;
-    struct tensor *y;
+    struct tensor *y; /* NULL: only the states are wanted */
     float *delta, *states, *last;
-    size_t worker_bytes;
+    size_t shared_bytes, worker_bytes;
 };
 
 /* One worker's workspace. */
@@ -47,7 +47,25 @@ static size_t worker_bytes(int Q, int P, int N)
 
 size_t cpu_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
 {
-    return (size_t)n_workers_of(dev) * worker_bytes(min_int(s->Q, s->T), s->P, s->N);
+    return ssd_plan_states(dev, s) +
+           (size_t)n_workers_of(dev) * worker_bytes(min_int(s->Q, s->T), s->P, s->N);
+}
+
+static size_t states_bytes(int B, int T, int H, int P, int N, int Q)
+{
+    const int Z = Q > 0 ? (T + Q - 1) / Q : 0;
+    return scratch_padded((size_t)B * (size_t)Z * (size_t)H * (size_t)P * (size_t)N *
+                          sizeof(float));
+}
+
+size_t ssd_plan_states(const struct dev *dev, const struct sizes *s)
+{
+    return dev->keeps_all ? 0 : states_bytes(s->B, s->T, s->H, s->P, s->N, s->Q);
+}
+
+size_t ssd_states_bytes(const struct ssd_in *in)
+{
+    return states_bytes(in->B, in->T, in->H, in->P, in->N, in->Q);
 }
 
 static void step_sizes(const struct fwd *o, int b, int h)
@@ -79,6 +97,20 @@ static void within(struct space *w, const struct ssd_in *in, struct mat y, int h
     }
 }
 
+/* y of the chunk; prev: the state before it, NULL: zero. */
+static void put_y(const struct fwd *o, struct space *w, int h, float *prev)
+{
+    const struct ssd_chunk *ch = &w->ch;
+    const int P = o->in->P, N = o->in->N;
+    const struct mat y = {row(o->y, ch->r0) + (int64_t)h * P, o->y->ld};
+    within(w, o->in, y, h);
+    if (!prev || ch->n_live == 0)
+        return;
+    scale_rows(w->cs, ch->from_start, ch->c, ch->n_live, N);
+    mm_transpose(w->prev, (struct mat){prev, N}, P, N);
+    mm_ab(y, w->cs, w->prev, ch->n_live, P, N, true);
+}
+
 /* next = the state behind the chunk; prev and next are (P,N). */
 static void pass_state(struct space *w, const struct ssd_in *in, float *restrict next,
                        const float *restrict prev)
@@ -100,19 +132,13 @@ static void run_head(const struct fwd *o, struct space *w, int b, int z, int h)
     float *prev = o->states + (((int64_t)b * Z + z) * in->H + h) * PN;
     float *last = o->last ? o->last + ((int64_t)b * in->H + h) * PN : NULL;
     float *next = z + 1 < Z ? prev + in->H * PN : last;
-    const struct mat y = {row(o->y, ch->r0) + (int64_t)h * P, o->y->ld};
-
     if (z == 0 && last)
         memcpy(prev, last, sizeof(float) * (size_t)PN);
     else if (z == 0)
         memset(prev, 0, sizeof(float) * (size_t)PN);
     ssd_load_head(ch, in, o->delta, h);
-    within(w, in, y, h);
-    if (ch->n_live > 0 && (z > 0 || last)) {
-        scale_rows(w->cs, ch->from_start, ch->c, ch->n_live, N);
-        mm_transpose(w->prev, (struct mat){prev, N}, P, N);
-        mm_ab(y, w->cs, w->prev, ch->n_live, P, N, true);
-    }
+    if (o->y)
+        put_y(o, w, h, z > 0 || last ? prev : NULL);
     if (next)
         pass_state(w, in, next, prev);
 }
@@ -122,7 +148,7 @@ static void fwd_share(void *arg, int worker, int n_workers)
 {
     const struct fwd *o = arg;
     const struct ssd_in *in = o->in;
-    struct scratch s = scratch_of(o->dev, 0, o->worker_bytes, worker);
+    struct scratch s = scratch_of(o->dev, o->shared_bytes, o->worker_bytes, worker);
     struct space w;
     size_t i, end;
     carve(&w, &s, min_int(in->Q, in->T), in->P, in->N);
@@ -131,7 +157,7 @@ static void fwd_share(void *arg, int worker, int n_workers)
         const int b = (int)(i / (size_t)in->H), h0 = (int)(i % (size_t)in->H);
         const int per_group = in->H / in->G, g = h0 / per_group;
         const int h1 = min_int((g + 1) * per_group, h0 + (int)(end - i));
-        for (int h = h0; h < h1; h++)
+        for (int h = h0; o->y && h < h1; h++)
             step_sizes(o, b, h);
         for (int z = 0; z < ssd_chunks(in); z++) {
             ssd_load_group(&w.ch, in, b, z, g);
@@ -142,11 +168,28 @@ static void fwd_share(void *arg, int worker, int n_workers)
     }
 }
 
+static void run(struct fwd *o)
+{
+    const struct ssd_in *in = o->in;
+    o->worker_bytes = worker_bytes(min_int(in->Q, in->T), in->P, in->N);
+    assert(o->dev->work_bytes >= o->shared_bytes + (size_t)n_workers_of(o->dev) * o->worker_bytes);
+    pool_run(pool_of(o->dev), fwd_share, o);
+}
+
+void ssd_remake_states(struct dev *dev, float *states, size_t work_from, const float *delta,
+                       const struct ssd_in *in)
+{
+    struct fwd o = {dev, in, NULL, (float *)delta, states, NULL, work_from, 0};
+    run(&o);
+}
+
 void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                  const struct ssd_in *in)
 {
-    struct fwd o = {dev, in, y, delta, states, last, 0};
-    o.worker_bytes = worker_bytes(min_int(in->Q, in->T), in->P, in->N);
-    assert(dev->work_bytes >= (size_t)n_workers_of(dev) * o.worker_bytes);
-    pool_run(pool_of(dev), fwd_share, &o);
+    struct fwd o = {dev, in, y, delta, states, last, 0, 0};
+    if (!states) {
+        o.states = dev->work;
+        o.shared_bytes = ssd_states_bytes(in);
+    }
+    run(&o);
 }

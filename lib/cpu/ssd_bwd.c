@@ -80,7 +80,8 @@ static size_t dparam_bytes(int B, int H)
 size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     const int n_workers = n_workers_of(dev), heads = s->H / s->G;
-    return dparam_bytes(s->B, s->H) + parts_plan(n_workers, s->B * s->G, heads, s->T, s->N) +
+    return ssd_plan_states(dev, s) + dparam_bytes(s->B, s->H) +
+           parts_plan(n_workers, s->B * s->G, heads, s->T, s->N) +
            (size_t)n_workers * worker_bytes(min_int(s->Q, s->T), s->P, s->N, heads);
 }
 
@@ -323,15 +324,17 @@ void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct 
                  const float *states, const struct ssd_in *in)
 {
     const int n_workers = n_workers_of(dev), heads = in->H / in->G;
-    struct scratch s = {dev->work, 0};
+    struct scratch s = {dev->work, states ? 0 : ssd_states_bytes(in)};
     struct bwd o = {.dev = dev,
                     .in = in,
                     .dx = dx,
                     .ddt = ddt,
                     .dy = dy,
                     .delta = delta,
-                    .states = states,
+                    .states = states ? states : dev->work,
                     .parts = {.to = {dbmat, dcmat}, .width = in->N, .heads = heads}};
+    if (!states)
+        ssd_remake_states(dev, dev->work, s.used, delta, in);
     o.worker_bytes = worker_bytes(min_int(in->Q, in->T), in->P, in->N, heads);
     o.dparam = scratch_take(&s, dparam_bytes(in->B, in->H));
     parts_carve(&o.parts, &s, n_workers, in->B * in->G, in->T);

@@ -145,6 +145,28 @@ static void check_shape(struct dev *dev, const struct shape *s)
     ok(is_same, "%s: the same bits again", at);
 }
 
+/* States that are not kept are made again: the same bits on a device that sums in one order, and
+ * the workspace for them is planned. */
+static void check_not_kept(struct dev *dev, const struct shape *s)
+{
+    const bool kept = dev->keeps_all;
+    struct host h;
+    fill(&h, s);
+    struct device d = upload(dev, &h), without = upload(dev, &h);
+    without.states = NULL;
+    dev->keeps_all = false;
+    reserve_for(dev, s);
+    forward(dev, &d, NULL);
+    backward(dev, &d);
+    forward(dev, &without, NULL);
+    backward(dev, &without);
+    bool is_same = t_same(dev, &d.y, &without.y);
+    for (int i = 0; i < N_IN; i++)
+        is_same = is_same && t_same(dev, &d.grad[i], &without.grad[i]);
+    ok(is_same && guard_ok(dev), "%s: states that were not kept change no bit", dev->name);
+    dev->keeps_all = kept;
+}
+
 /* Tokens [t,t+n) of a one-row device, as an own sequence without documents. */
 static struct device part_of(const struct device *d, int t, int n)
 {
@@ -269,6 +291,8 @@ static void check(struct dev *dev)
         check_shape(dev, &shapes[i]);
         free_all();
     }
+    check_not_kept(dev, &shapes[2]);
+    check_not_kept(dev, &shapes[5]);
     check_pieces(dev);
     check_packed(dev);
     free_all();

@@ -36,6 +36,9 @@ void ref_resid_fwd(double *y, const double *x, const double *branch, double scal
 void ref_resid_bwd(double *dbranch, const double *dy, double scale, const struct drop *drop,
                    const struct step_ctl *ctl, int M, int D);
 
+/* x as an element of that type (F32, BF16, F16). */
+double ref_cast(double x, enum dtype to);
+
 /* --- conv1d: x and y (B,T,C), w (C,K), taps (B,K-1,C) or NULL as in ops.h --- */
 void ref_conv1d_fwd(double *y, const double *x, const double *w, const double *bias,
                     const int32_t *seg, double *taps, int B, int T, int C, int K);
