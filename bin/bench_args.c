@@ -50,6 +50,9 @@ static int measure_rows(struct bench_args *a, struct cli_opt *to)
         {CLI_ENUM, 0, "format", &a->format, "FORM", "of the figures (auto: tables on a terminal)",
          0, 0, format_names, NULL},
         {.kind = CLI_GROUP, .name = "Machine"},
+        {CLI_TEXT, 0, "predict", &a->predict, "GPU",
+         "measure nothing: what rtx4060, rtx4090, rtx3090, a100, h100 or h200 needs at least", 0, 0,
+         NULL, NULL},
         cli_device_opt(&a->device),
         cli_threads_opt(&a->threads),
         cli_dtype_opt(&a->dtype),
@@ -132,9 +135,29 @@ static int read_whats(struct bench_args *a, const struct cli_tool *t)
     return 0;
 }
 
+/* What a GPU that is not there takes for the phases that it would run. */
+static int read_predict(struct bench_args *a, const struct cli_tool *t)
+{
+    const unsigned host = 1u << BENCH_ENCODE | 1u << BENCH_LOAD;
+    a->gpu = gpu_find(a->predict);
+    a->whats &= ~host;
+    a->repeat = 1;
+    a->time_s = 1e-3;
+    if (!a->gpu)
+        return cli_usage(t,
+                         "--predict: '%s' is not known: use rtx4060, rtx4090, rtx3090, a100, "
+                         "h100 or h200",
+                         a->predict);
+    return a->whats & ~(1u << BENCH_OPS)
+               ? 0
+               : cli_usage(t, "--predict wants one of train, prefill, decode in --what");
+}
+
 int bench_args_check(struct bench_args *a, const struct cli_tool *t, char **shard, int n_shards)
 {
     int wrong = read_whats(a, t);
+    if (!wrong && a->predict)
+        wrong = read_predict(a, t);
     if (!wrong && a->prompt.text)
         wrong = read_list(&a->prompt, "prompt", 1, t);
     if (!wrong)

@@ -2,6 +2,7 @@
 #ifndef HM_BENCH_ARGS_H
 #define HM_BENCH_ARGS_H
 
+#include "dry.h"
 #include "model_args.h"
 
 enum bench_what { BENCH_TRAIN, BENCH_PREFILL, BENCH_DECODE, BENCH_ENCODE, BENCH_LOAD, BENCH_OPS };
@@ -17,8 +18,9 @@ struct bench_args_list {
 
 struct bench_args {
     struct model_args size;
-    const char *model, *tokenizer, *text, *device, *what;
-    unsigned whats; /* bits of enum bench_what */
+    const char *model, *tokenizer, *text, *device, *what, *predict;
+    const struct gpu *gpu; /* of --predict, or NULL */
+    unsigned whats;        /* bits of enum bench_what */
     int64_t batch, threads, repeat, stream;
     double time_s;
     struct bench_args_list prompt, depth, rows;

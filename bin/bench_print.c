@@ -199,7 +199,7 @@ static int put_op(struct bench_print *p, const char *phase, const struct trace *
                              .time_s = time_s,
                              .flop = e->call.flops,
                              .byte = e->call.bytes,
-                             .roofline = rate(bench_floor(p->roof, &e->call), time_s),
+                             .roofline = rate(trace_floor(p->roof, &e->call), time_s),
                              .share = rate(pass_s, traced_s)};
     return put(p, &r, err);
 }
@@ -222,7 +222,7 @@ static int put_part(struct bench_print *p, const char *phase, const char *shape,
             continue;
         r.flop += e->n_calls * e->call.flops;
         r.byte += e->n_calls * e->call.bytes;
-        floor_s += e->n_calls * bench_floor(p->roof, &e->call);
+        floor_s += e->n_calls * trace_floor(p->roof, &e->call);
     }
     r.roofline = rate(floor_s, time_s);
     return put(p, &r, err);

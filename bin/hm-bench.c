@@ -73,9 +73,16 @@ static int open_rows(struct session *s, struct batch **data, struct err *err)
     return rc;
 }
 
+/* A GPU's products are in the type of its activations. */
+static enum dtype product_of(const struct session *s)
+{
+    const enum dtype act = s->trace->dev.act_dtype;
+    return act != DT_F32 ? act : s->a->dtype ? DT_BF16 : DT_F32;
+}
+
 static struct model_opts train_opts_of(const struct session *s)
 {
-    return (struct model_opts){.product = s->a->dtype ? DT_BF16 : DT_F32,
+    return (struct model_opts){.product = product_of(s),
                                .is_training = true,
                                .B = (int)s->a->batch,
                                .T = s->c.max_positions,
@@ -168,7 +175,7 @@ static int run_reading(struct session *s, struct err *err)
     const bool has_decode = bench_args_wants(s->a, BENCH_DECODE);
     const int prompt = has_prefill ? largest(&s->a->prompt) : 1;
     const int depth = has_decode ? largest(&s->a->depth) + 1 : 1;
-    const struct model_opts opts = {.product = s->a->dtype ? DT_BF16 : DT_F32,
+    const struct model_opts opts = {.product = product_of(s),
                                     .read_T = prompt < READ_T ? prompt : READ_T,
                                     .step_R = has_decode ? largest(&s->a->rows) : 1,
                                     .S = prompt > depth ? prompt : depth};
@@ -305,7 +312,7 @@ static int print_run(struct session *s, struct err *err)
     params_free(&params);
     TRY(bench_print_run(&s->print, "config", text, err));
     TRY(bench_print_run(&s->print, "device", s->trace->dev.name, err));
-    TRY(bench_print_run(&s->print, "dtype", cli_dtypes[s->a->dtype], err));
+    TRY(bench_print_run(&s->print, "dtype", product_of(s) == DT_F32 ? "f32" : "bf16", err));
     TRY(bench_print_run(&s->print, "recompute", bench_recomputes[s->a->recompute], err));
     return bench_print_run(&s->print, "seed", "1", err);
 }
@@ -314,6 +321,8 @@ static int measure_roof(struct session *s, struct err *err)
 {
     const double time_s = s->a->time_s;
     struct dev *dev = &s->trace->dev;
+    if (s->a->gpu)
+        return bench_print_roof(&s->print, err);
     tell(s, "the roofline");
     TRY(roofline_memory(&s->roof, dev, dev->is_host ? s->pool : NULL, (size_t)s->a->stream, time_s,
                         err));
@@ -351,7 +360,13 @@ static int open_all(struct session *s, struct err *err)
     TRY(bench_args_config(a, a->model ? &s->ckpt.c : NULL, &s->c, err));
     if (!(s->trace = calloc(1, sizeof *s->trace)))
         return err_oom(err, sizeof *s->trace);
-    TRY(cli_open_dev(&s->trace->dev, a->device, (int)a->threads, err));
+    if (a->gpu) {
+        s->roof = gpu_roofline(a->gpu);
+        s->trace->predict = &s->roof;
+        TRY(dry_open(&s->trace->dev, a->gpu, DT_BF16, err));
+    } else {
+        TRY(cli_open_dev(&s->trace->dev, a->device, (int)a->threads, err));
+    }
     s->pool = cpu_pool(&s->trace->dev);
     s->bench = (struct bench){s->trace, &s->roof, {a->time_s, (int)a->repeat}};
     TRY(out_open(&s->out, "-", err));

@@ -38,13 +38,6 @@ int bench_repeat(struct bench_time *out, const struct bench_opts *o, struct trac
     return rc;
 }
 
-double bench_floor(const struct roofline *r, const struct trace_call *call)
-{
-    const double flop_s = call->is_bf16 ? r->bf16_flop_s : r->f32_flop_s;
-    const double move_s = call->bytes / r->byte_s, work_s = call->flops / flop_s;
-    return move_s > work_s ? move_s : work_s;
-}
-
 /* As it runs, then traced, which takes half as long. */
 static int measure(const struct bench *b, struct bench_phase *out,
                    int (*pass)(void *arg, struct err *err), void *arg, struct err *err)
@@ -58,8 +51,10 @@ static int measure(const struct bench *b, struct bench_phase *out,
     for (int i = 0; i < b->trace->n_entries; i++) {
         const struct trace_entry *e = &b->trace->entry[i];
         out->bytes += e->n_calls * e->call.bytes;
-        out->floor_s += e->n_calls * bench_floor(b->roof, &e->call);
+        out->floor_s += e->n_calls * trace_floor(b->roof, &e->call);
     }
+    if (b->trace->predict)
+        out->time.pass_s = out->floor_s;
     return 0;
 }
 

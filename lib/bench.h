@@ -35,9 +35,6 @@ struct bench_phase {
     double floor_s; /* of a pass: the sum of what each op needs at the roofline */
 };
 
-/* What an op needs at least for a call, in seconds. */
-double bench_floor(const struct roofline *r, const struct trace_call *call);
-
 /* Passes where nothing but `trace` is shared between them. */
 struct bench {
     struct trace *trace; /* borrowed; its device is open */

@@ -33,6 +33,14 @@ double trace_median(double *value, int n)
     return n % 2 ? value[n / 2] : (value[n / 2 - 1] + value[n / 2]) / 2;
 }
 
+double trace_floor(const struct roofline *r, const struct trace_call *call)
+{
+    const double flop_s = call->is_16bit ? r->bf16_flop_s : r->f32_flop_s;
+    const double move_s = call->bytes / r->byte_s, work_s = call->flops / flop_s;
+    const double floor_s = move_s > work_s ? move_s : work_s;
+    return floor_s > r->least_s ? floor_s : r->least_s;
+}
+
 /* --- sections and blocks --- */
 
 void trace_start(struct trace *t)
@@ -60,7 +68,8 @@ void trace_enter(struct trace *t, enum trace_section section)
         return;
     t->inner->sync(&t->dev);
     const double now = trace_now();
-    t->section_block_s[t->section] += now - t->mark_s;
+    if (!t->predict)
+        t->section_block_s[t->section] += now - t->mark_s;
     t->mark_s = now;
     t->section = section;
 }
@@ -151,7 +160,9 @@ static struct trace_entry *entry_of(struct trace *t, const struct trace_call *ca
 void trace_end(struct trace *t, const struct trace_call *call)
 {
     t->inner->sync(&t->dev);
-    const double time_s = trace_now() - t->begin_s;
+    const double time_s = t->predict ? trace_floor(t->predict, call) : trace_now() - t->begin_s;
+    if (t->predict)
+        t->section_block_s[t->section] += time_s;
     struct trace_entry *e = entry_of(t, call);
     if (!e) {
         t->is_full = true;

@@ -8,13 +8,12 @@
 #ifndef HM_TRACE_H
 #define HM_TRACE_H
 
-#include "ops.h"
+#include "roofline.h"
 
 enum { TRACE_ENTRIES = 1024, TRACE_BLOCKS = 64, TRACE_SIZES = 4 };
 
 /* Parts of a pass. Where the head is known (trace.head), the trace itself moves on from FORWARD to
- * HEAD at the first product with it, and from there to BACKWARD where the first branch takes its
- * gradient. */
+ * HEAD at the first product with it, and from there to BACKWARD at the first norm's gradient. */
 enum trace_section {
     TRACE_ALL, /* a pass without parts */
     TRACE_LOADER,
@@ -31,9 +30,9 @@ struct trace_call {
     const char *op;      /* name of the entry of struct ops; static */
     const char *letters; /* of the sizes, as in ops.h; static */
     int64_t size[TRACE_SIZES];
-    double bytes; /* operands, each read or written once */
-    double flops; /* a multiply-add is 2; exp, division and root are 1 */
-    bool is_bf16; /* its products read bf16 */
+    double bytes;  /* operands, each read or written once */
+    double flops;  /* a multiply-add is 2; exp, division and root are 1 */
+    bool is_16bit; /* its products read bf16 or f16 */
 };
 
 struct trace_entry {
@@ -49,7 +48,10 @@ struct trace {
     const struct ops *inner; /* the backend's own; NULL while stopped */
     struct ops table;
     const struct weight *head; /* set by the caller, or NULL */
-    int depth;                 /* set by the caller: position of the rows of a decode step */
+    /* set by the caller: NULL, or a call takes as long as this machine needs for it at least,
+     * whatever the clock says (dry.h) */
+    const struct roofline *predict;
+    int depth; /* set by the caller: position of the rows of a decode step */
     enum trace_section section;
     double begin_s, mark_s; /* of the call, and of the section */
     double section_block_s[TRACE_SECTIONS], section_s[TRACE_SECTIONS][TRACE_BLOCKS]; /* of a pass */
@@ -72,6 +74,9 @@ double trace_entry_time(const struct trace *t, const struct trace_entry *e);
 double trace_section_time(const struct trace *t, enum trace_section section);
 /* "M=512 n=1024 k=256" into to[n]; returns to. */
 const char *trace_shape(const struct trace_call *call, char *to, size_t n);
+
+/* What a call needs at least, in seconds. */
+double trace_floor(const struct roofline *r, const struct trace_call *call);
 
 /* Monotonic seconds; the median of n values, which it sorts. */
 double trace_now(void);

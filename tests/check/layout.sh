@@ -22,7 +22,7 @@ numbers:  dtype tensor arena quant st_hash safetensors gguf
 backend:  dev ops verdict
 model:    config config_json params acts state state_file model flops forward backward passes step
 learn:    optim sched schedule train_opts train_meta ckpt train_ckpt run_dir run_log train_run train settings
-use:      trace trace_ops roofline bench eval score question tasks sampler stops prompts completion generate chat hf'
+use:      roofline trace trace_cost trace_ops trace_step dry bench eval score question tasks sampler stops prompts completion generate chat hf'
 layers=$(awk '{ for (i = 2; i <= NF; i++) print NR, $i }' <<<"$order")
 layer_of() { awk -v n="$1" '$2 == n { print $1 }' <<<"$layers"; }
 local_includes() { sed -nE 's/^#include "([a-z0-9_]+)\.h".*/\1/p' "$1"; }

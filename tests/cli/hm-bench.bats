@@ -142,3 +142,16 @@ load B=2 T=32" ]
     run "$BATS_TEST_DIRNAME/../bench/compare.sh" a.csv /dev/null
     [ "$status" -eq 1 ]
 }
+
+@test "a GPU that is not there is predicted from its published rates" {
+    run hm-bench --preset=tiny --predict=h100 --what=train,decode,load,ops --format=csv
+    [ "$status" -eq 0 ]
+    # 4 x 256 rows of 128 in bf16 and the norm's weights: the least time that a call takes
+    [[ $output == *'op,train,forward,rmsnorm_fwd,M=1024 D=128,'*',1.5,'* ]]
+    # 1.1M parameters at 28 bytes and 3350 GB/s
+    [[ $output == *'op,train,optimizer,adamw,n='*',9.2'* ]]
+    [[ $output != *'host,'* ]]
+    run hm-bench --predict=voodoo2
+    [ "$status" -eq 2 ]
+    says "'voodoo2' is not known: use rtx4060"
+}

@@ -116,7 +116,7 @@ static void check_decode(const struct variant *v)
 {
     enum { R = 3, DEPTH = 9 };
     const struct config c = small_config(v);
-    const struct roofline roof = {1e9, 1e9, 2e9};
+    const struct roofline roof = {1e9, 1e9, 2e9, 0};
     const struct bench bench = {&trace, &roof, {.time_s = 0.001, .n_blocks = 1}};
     const struct model_opts opts = {.read_T = 4, .step_R = R, .S = DEPTH + 1};
     float *w = random_weights(&c, 1);
@@ -135,7 +135,7 @@ static void check_decode(const struct variant *v)
         const double rows = 4.0 * R * (double)(e->call.size[1] + e->call.size[2]);
         if (strcmp(e->call.op, "linear_step") == 0)
             got += e->n_calls * (e->call.bytes - rows);
-        floor_s += e->n_calls * bench_floor(&roof, &e->call);
+        floor_s += e->n_calls * trace_floor(&roof, &e->call);
     }
     ok_within(fabs(got - matrices) / matrices, 1e-12, "%s: a step reads each matrix once", v->name);
     const double cache = 2 * 4.0 * R * (DEPTH + 2) * c.kv_heads * c.head_dim + 8.0 * R * c.D;
@@ -155,8 +155,8 @@ static void check_figures(void)
        "medians");
     const struct roofline r = {.byte_s = 10, .f32_flop_s = 100, .bf16_flop_s = 200};
     const struct trace_call moves = {.bytes = 20, .flops = 100}, works = {.bytes = 1, .flops = 400};
-    const struct trace_call half = {.bytes = 1, .flops = 400, .is_bf16 = true};
-    ok(bench_floor(&r, &moves) == 2 && bench_floor(&r, &works) == 4 && bench_floor(&r, &half) == 2,
+    const struct trace_call half = {.bytes = 1, .flops = 400, .is_16bit = true};
+    ok(trace_floor(&r, &moves) == 2 && trace_floor(&r, &works) == 4 && trace_floor(&r, &half) == 2,
        "the floor is the greater of memory and products");
     char shape[64];
     const struct trace_call call = {.letters = "Mnk", .size = {4, 5, 6}};
