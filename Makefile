@@ -9,6 +9,7 @@
 #   make fuzz           the fuzz targets, FUZZ_SECONDS each
 #   make golden GOLDEN=FILE   another golden file of tests/golden's form
 #   make bench          time the tools on this machine   [BENCH='--preset=base --what=decode']
+#   make cuda           build libhm-cuda.so alone
 #   make install        PREFIX (/usr/local), DESTDIR
 #   make format clean
 #
@@ -22,6 +23,7 @@ OPT      ?= -O2 -g
 DATA     ?=
 FUZZ_SECONDS ?= 60
 JOBS     ?= $(shell nproc)
+# CUDA=0: without CUDA. CUDA_ARCH=89: machine code for that GPU alone, or for several.
 # CPPFLAGS CFLAGS CXXFLAGS LDFLAGS are added to ours. ASAN=1 or TSAN=1: with that sanitizer. V=1: say more.
 
 VERSION := 0.1.0
@@ -74,8 +76,27 @@ TEST_BIN := $(TEST_SRC:%.c=$(B)/%)
 TEST_SH  := $(wildcard tests/cli/*.bats tests/check/*.sh)
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
+# --- CUDA: where nvcc is, kernels/ becomes libhm-cuda.so, which the tools open at run time. Its
+# folder is named after its own flags: a change of the others does not build it again ---
+CUDA ?= 1
+NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
+ifneq ($(and $(filter-out 0,$(CUDA)),$(NVCC)),)
+CUDA_KNOWN := $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch))
+CUDA_ARCHS := $(or $(CUDA_ARCH),$(filter $(CUDA_KNOWN),75 80 86 89 90 100 120))
+CUDA_CODE  := $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a)$(comma)code=sm_$(a)) \
+              $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode=arch=compute_$(a)$(comma)code=compute_$(a))
+CUDA_LIB   := $(abspath $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib))))
+CUDA_ALL   := -std=c++17 -O3 -lineinfo -Ilib -Ikernels -DHM_CUDA_LIB='"$(CUDA_LIB)"' -Werror all-warnings \
+              -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
+CUDA_SAYS  := nvcc $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(CUDA_ARCHS:%=sm_%)
+CB         := build/cuda-$(shell printf '%s' '$(NVCC) $(CUDA_SAYS) $(CUDA_ALL)' | cksum | cut -d' ' -f1)
+CUDA_SO    := $(B)/libhm-cuda.so
+else
+CUDA_SAYS  := $(if $(NVCC),switched off,no nvcc)
+endif
+
 .PHONY: all tools tests run-tests test check lint fuzz fuzzers fuzz-bin golden bench demo deps test-deps \
-        install format clean FORCE
+        cuda install format clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 MAKEFLAGS += --no-builtin-rules
@@ -84,10 +105,10 @@ MAKEFLAGS += -j$(JOBS)
 endif
 
 all: tools
-tools: $(TOOL_BIN)
+tools: $(TOOL_BIN) $(CUDA_SO)
 	@mkdir -p bin && for t in $(notdir $(TOOL_BIN)); do ln -sfn ../$(B)/bin/$$t bin/$$t; done
 	@ln -sfn $(HASH) build/last
-	@echo "built bin/: $(notdir $(TOOL_BIN)) ($$($(CC) --version | head -n 1); cpu: $(ISAS); cuda: not in this version)"
+	@echo "built bin/: $(notdir $(TOOL_BIN)) ($$($(CC) --version | head -n 1); cpu: $(ISAS); cuda: $(CUDA_SAYS))"
 
 $(B)/libhm.a: $(LIB_OBJ) $(CPU_OBJ)
 	@rm -f $@ && $(AR) rcs $@ $^
@@ -126,6 +147,24 @@ $$(B)/cpu-$(1).o: $$(CPU_SRC:lib/cpu/%.c=$$(B)/cpu-$(1)/%.o)
 	@$$(LD) -r -o $$@.all $$^ && $$(OBJCOPY) --keep-global-symbol=hm_cpu_ops_$(1) $$@.all $$@ && rm $$@.all
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rules,$(i))))
+
+# What the kernels need of lib is compiled once more, for a shared library.
+CUDA_OBJ := $(patsubst %,$(CB)/%.o,$(wildcard kernels/*.cu) lib/err.c lib/dtype.c)
+$(B)/libhm-cuda.so: $(CB)/libhm-cuda.so
+	@mkdir -p $(@D) && ln -sfn ../$(<:build/%=%) $@
+$(CB)/libhm-cuda.so: $(CUDA_OBJ)
+	@echo '  link $@'
+	$(Q)$(NVCC) -shared -cudart static -Xlinker --exclude-libs=ALL,-z,defs -o $@ $^ -ldl
+$(CB)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@echo '  nvcc $<'
+	$(Q)$(NVCC) $(CUDA_ALL) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(CB)/%.c.o: %.c
+	@mkdir -p $(@D)
+	@echo '  cc   $< for cuda'
+	$(Q)$(CC) -D_GNU_SOURCE -Ilib -std=gnu11 -O2 -g -fPIC -fvisibility=hidden -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+cuda: $(CUDA_SO)
+	@echo 'cuda: $(CUDA_SAYS)'
 
 # --- tests: C programs that print TAP, bats files, shell checks; all run by prove ---
 deps:
@@ -168,7 +207,7 @@ fuzz: test-deps
 	HM_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PROVE) -v tests/check/fuzz.sh
 
 # --- taste ---
-C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch])
+C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch] kernels/*.cu kernels/*.cuh)
 TIDY    := $(filter-out %.h,$(filter bin/% lib/%,$(C_FILES)))
 lint: test-deps $(B)/gen/version.h
 	@clang-format --dry-run -Werror $(C_FILES)
@@ -193,6 +232,7 @@ bench: tools
 install: tools
 	@install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))
 	@install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
+	$(if $(CUDA_SO),@install -D -m 644 $(CUDA_SO) $(DESTDIR)$(PREFIX)/lib/hm/libhm-cuda.so)
 	@for s in 1 5 7; do install -m 644 man/*.$$s $(DESTDIR)$(PREFIX)/share/man/man$$s; done
 	@install $(wildcard pipelines/*.sh) $(DESTDIR)$(PREFIX)/share/hm/pipelines
 	@install -m 644 $(wildcard pipelines/*.mk pipelines/*.gp pipelines/*.txt) $(DESTDIR)$(PREFIX)/share/hm/pipelines
@@ -200,4 +240,4 @@ install: tools
 clean:
 	rm -rf build $(TOOLS:%=bin/%)
 
--include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(shell find $(B) $(CB) -name '*.d' 2>/dev/null)

@@ -1,0 +1,98 @@
+/* stage: uploads and downloads; see stage.cuh.
+ *
+ * Small uploads are copied into a ring of page-locked segments and sent from there, so that the
+ * host goes on at once. A segment that was left is taken again only after the event that was
+ * recorded behind its last copy. What is larger than a segment goes straight from the host's memory
+ * and is waited for: it is rare (weights, checkpoints), and the driver stages it as well as
+ * anybody. */
+#include "stage.cuh"
+
+#include <cstdlib>
+#include <cstring>
+
+enum : size_t { SEGMENT_BYTES = 256 << 10, SEGMENTS = 8, ALIGN = 64 };
+
+struct cuda_stage {
+    uint8_t *ring; /* SEGMENTS for uploads, and one for downloads behind them */
+    size_t segment, at;
+    cudaEvent_t passed[SEGMENTS];
+    bool is_used[SEGMENTS]; /* passed was recorded */
+};
+
+cudaError_t stage_open(struct cuda_stage **stage)
+{
+    struct cuda_stage *s = (struct cuda_stage *)calloc(1, sizeof *s);
+    *stage = s;
+    if (!s)
+        return cudaErrorMemoryAllocation;
+    cudaError_t e = cudaMallocHost((void **)&s->ring, (SEGMENTS + 1) * SEGMENT_BYTES);
+    for (size_t i = 0; i < SEGMENTS && e == cudaSuccess; i++)
+        e = cudaEventCreateWithFlags(&s->passed[i], cudaEventDisableTiming);
+    return e;
+}
+
+void stage_close(struct cuda_stage *s)
+{
+    if (!s)
+        return;
+    for (size_t i = 0; i < SEGMENTS; i++)
+        if (s->passed[i])
+            cudaEventDestroy(s->passed[i]);
+    if (s->ring)
+        cudaFreeHost(s->ring);
+    free(s);
+}
+
+/* Leaves the segment that is being filled for the next one. */
+static cudaError_t turn(struct cuda_stage *s, cudaStream_t stream)
+{
+    const cudaError_t e = cudaEventRecord(s->passed[s->segment], stream);
+    s->is_used[s->segment] = true;
+    s->segment = (s->segment + 1) % SEGMENTS;
+    s->at = 0;
+    if (e != cudaSuccess || !s->is_used[s->segment])
+        return e;
+    return cudaEventSynchronize(s->passed[s->segment]);
+}
+
+void stage_upload(struct dev *dev, void *to, const void *host, size_t bytes)
+{
+    struct cuda *c = cuda_of(dev);
+    struct cuda_stage *s = c->stage;
+    cudaError_t e = cudaSuccess;
+    if (bytes == 0)
+        return;
+    if (bytes > SEGMENT_BYTES) {
+        e = cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream);
+        if (e == cudaSuccess)
+            e = cudaStreamSynchronize(c->stream);
+        cuda_note(dev, e, "upload");
+        return;
+    }
+    if (s->at + bytes > SEGMENT_BYTES)
+        e = turn(s, c->stream);
+    if (e == cudaSuccess) {
+        uint8_t *p = s->ring + s->segment * SEGMENT_BYTES + s->at;
+        memcpy(p, host, bytes);
+        s->at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
+        e = cudaMemcpyAsync(to, p, bytes, cudaMemcpyHostToDevice, c->stream);
+    }
+    cuda_note(dev, e, "upload");
+}
+
+void stage_download(struct dev *dev, void *host, const void *from, size_t bytes)
+{
+    struct cuda *c = cuda_of(dev);
+    const bool is_small = bytes <= SEGMENT_BYTES;
+    void *to = is_small ? c->stage->ring + SEGMENTS * SEGMENT_BYTES : host;
+    if (bytes == 0)
+        return;
+    cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, c->stream);
+    if (e == cudaSuccess)
+        e = cudaStreamSynchronize(c->stream);
+    cuda_note(dev, e, "download");
+    if (e != cudaSuccess)
+        memset(host, 0, bytes);
+    else if (is_small)
+        memcpy(host, to, bytes);
+}
