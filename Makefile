@@ -87,7 +87,7 @@ CUDA_CODE  := $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a)$(comma)code=s
               $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode=arch=compute_$(a)$(comma)code=compute_$(a))
 CUDA_LIB   := $(abspath $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib))))
 CUDA_ALL   := -std=c++17 -O3 -lineinfo -Ilib -Ikernels -DHM_CUDA_LIB='"$(CUDA_LIB)"' -Werror all-warnings \
-              -Xcompiler -fPIC,-fvisibility=hidden,-Wall,-Wextra,-Wno-unused-parameter
+              -Xcompiler -fPIC,-fvisibility=hidden,-Wall
 CUDA_SAYS  := nvcc $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(CUDA_ARCHS:%=sm_%)
 CB         := build/cuda-$(shell printf '%s' '$(NVCC) $(CUDA_SAYS) $(CUDA_ALL)' | cksum | cut -d' ' -f1)
 CUDA_SO    := $(B)/libhm-cuda.so

@@ -101,6 +101,10 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
     switch (op) {
     case OP_LINEAR:
         return cuda_linear_plan(dev, s);
+    case OP_XENT:
+        return cuda_xent_plan(dev, s);
+    case OP_GNORM:
+        return cuda_gnorm_plan(dev, s);
     default:
         return 0;
     }
@@ -127,6 +131,9 @@ static constexpr struct ops make_table()
     t.linear_bwd_x = cuda_linear_bwd_x;
     t.linear_bwd_w = cuda_linear_bwd_w;
     t.linear_resid_fwd = cuda_linear_resid_fwd;
+    t.xent = cuda_xent;
+    t.gnorm = cuda_gnorm;
+    t.adamw = cuda_adamw;
     return t;
 }
 static const struct ops table = make_table();
