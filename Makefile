@@ -1,6 +1,7 @@
 # hm: everything is made from here. `make demo` and `make test` are the two commands of README.md.
 #
-#   make                build the tools into bin/
+#   make                build the tools into bin/, and libhm-cuda.so where nvcc is
+#   make tools          the tools alone
 #   make demo           install what is missing, build, train the tiny model on real text, show the result
 #                       [CORPUS=file...: on your own text]
 #   make test           install what is missing, build, run every test   [DATA=DIR: also over the corpora there]
@@ -104,11 +105,11 @@ ifeq ($(MAKELEVEL),0)
 MAKEFLAGS += -j$(JOBS)
 endif
 
-all: tools
-tools: $(TOOL_BIN) $(CUDA_SO)
+all: tools cuda
+tools: $(TOOL_BIN)
 	@mkdir -p bin && for t in $(notdir $(TOOL_BIN)); do ln -sfn ../$(B)/bin/$$t bin/$$t; done
 	@ln -sfn $(HASH) build/last
-	@echo "built bin/: $(notdir $(TOOL_BIN)) ($$($(CC) --version | head -n 1); cpu: $(ISAS); cuda: $(CUDA_SAYS))"
+	@echo "built bin/: $(notdir $(TOOL_BIN)) ($$($(CC) --version | head -n 1); cpu: $(ISAS))"
 
 $(B)/libhm.a: $(LIB_OBJ) $(CPU_OBJ)
 	@rm -f $@ && $(AR) rcs $@ $^
@@ -180,7 +181,7 @@ $(B)/tests/%.o: PP += -Itests
 
 # The flags are known only once the compiler is there: hence the second make.
 test: test-deps
-	@$(MAKE) --no-print-directory fuzzers
+	@$(MAKE) --no-print-directory fuzzers cuda
 	@$(MAKE) --no-print-directory run-tests
 check: test-deps
 	@$(MAKE) --no-print-directory ASAN=1 OPT='-O1 -g' run-tests
@@ -229,7 +230,7 @@ demo: deps
 bench: tools
 	bin/hm-bench $(BENCH)
 
-install: tools
+install: all
 	@install -d $(foreach d,bin share/man/man1 share/man/man5 share/man/man7 share/hm/pipelines,$(DESTDIR)$(PREFIX)/$(d))
 	@install $(TOOL_BIN) $(DESTDIR)$(PREFIX)/bin
 	$(if $(CUDA_SO),@install -D -m 644 $(CUDA_SO) $(DESTDIR)$(PREFIX)/lib/hm/libhm-cuda.so)
