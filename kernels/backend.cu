@@ -101,6 +101,8 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
     switch (op) {
     case OP_LINEAR:
         return cuda_linear_plan(dev, s);
+    case OP_ATTN:
+        return cuda_attn_plan(dev, s);
     case OP_XENT:
         return cuda_xent_plan(dev, s);
     case OP_GNORM:
@@ -131,6 +133,8 @@ static constexpr struct ops make_table()
     t.linear_bwd_x = cuda_linear_bwd_x;
     t.linear_bwd_w = cuda_linear_bwd_w;
     t.linear_resid_fwd = cuda_linear_resid_fwd;
+    t.attn_fwd = cuda_attn_fwd;
+    t.attn_bwd = cuda_attn_bwd;
     t.xent = cuda_xent;
     t.gnorm = cuda_gnorm;
     t.adamw = cuda_adamw;

@@ -1,0 +1,220 @@
+/* attn: attention, forward: o = softmax(scale q k^T) v without scores in memory (Dao et al. 2022,
+ * "FlashAttention", algorithm 1; Dao 2023, "FlashAttention-2", section 3.1). A block owns a tile of
+ * queries of one head and lets the tiles of keys pass; each row keeps its greatest score so far,
+ * the sum of exponentials below it and the weighted sum of values, which are rescaled when a
+ * greater score comes. Key tiles before the first document of the tile and above the diagonal are
+ * never loaded, and only tiles on an edge are masked. */
+#include "attn.cuh"
+
+#include "cuda_ops.cuh"
+
+namespace
+{
+
+/* WARPS warps of 16*M queries each, KEYS keys a stage, two stages. Where queries fit registers,
+ * they pass through the second stage's memory; else they have their own. MIN_BLOCKS: blocks that
+ * share a multiprocessor. */
+template <class T, int W_, int WARPS, int M_, int KEYS_, int MIN_BLOCKS> struct fwd_tile {
+    static constexpr int W = W_, M = M_, keys = KEYS_, rows = 16 * M_ * WARPS;
+    static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
+    static constexpr bool has_q = M_ * W_ <= 128;
+    static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : rows);
+    static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
+    static_assert(!has_q || rows <= 2 * KEYS_, "queries pass through a stage");
+};
+
+/* What a warp carries from tile to tile. Rows of a lane: m*16 + half*8 + lane/4. */
+template <class C> struct fwd_rows {
+    frag_c o[C::M][C::W / 8];
+    float top[C::M][2], sum[C::M][2];
+    int first[C::M][2]; /* keys [first, last] are seen */
+    int last;           /* of the lane's row 0 */
+};
+
+/* Keys outside [first,last] of their row get no weight. j0: the tile's first key. */
+template <class C>
+__device__ __forceinline__ void mask(frag_c (&s)[C::M][C::keys / 8], const fwd_rows<C> &w, int j0)
+{
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int first = w.first[m][half], last = w.last + m * 16 + half * 8;
+#pragma unroll
+            for (int n = 0; n < C::keys / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int j = j0 + n * 8 + lane_id() % 4 * 2 + i;
+                    if (j < first || j > last)
+                        s[m][n].r[2 * half + i] = -INFINITY;
+                }
+        }
+}
+
+/* Scores become weights below the row's new top, and what was summed before is rescaled. */
+template <class C>
+__device__ __forceinline__ void soften(frag_c (&s)[C::M][C::keys / 8], fwd_rows<C> &w, float scale2)
+{
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float top = w.top[m][half];
+#pragma unroll
+            for (int n = 0; n < C::keys / 8; n++)
+                top = fmaxf(top, fmaxf(s[m][n].r[2 * half], s[m][n].r[2 * half + 1]));
+            top = attn_row_max(top);
+            const float left = exp2_fast((w.top[m][half] - top) * scale2), bias = -top * scale2;
+            float sum = 0;
+#pragma unroll
+            for (int n = 0; n < C::keys / 8; n++)
+#pragma unroll
+                for (int i = 2 * half; i < 2 * half + 2; i++) {
+                    s[m][n].r[i] = exp2_fast(fmaf(s[m][n].r[i], scale2, bias));
+                    sum += s[m][n].r[i];
+                }
+            w.top[m][half] = top;
+            w.sum[m][half] = w.sum[m][half] * left + sum;
+#pragma unroll
+            for (int n = 0; n < C::W / 8; n++) {
+                w.o[m][n].r[2 * half] *= left;
+                w.o[m][n].r[2 * half + 1] *= left;
+            }
+        }
+}
+
+/* Rows start empty: no top (finite, so that its difference to itself is 0), and the keys they see.
+ * q0: the tile's first query; j_first: the first key that it sees; row0: the warp's first. */
+template <class T, class C>
+__device__ __forceinline__ void open_rows(fwd_rows<C> &w, const attn_args<T> &in,
+                                          const int32_t *seg, int q0, int row0, int j_first)
+{
+    attn_clear(w.o);
+    w.last = in.n_keys - in.n_queries + row0 + lane_id() / 4;
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = min(row0 + m * 16 + half * 8 + lane_id() / 4, in.n_queries - 1);
+            w.top[m][half] = -1e30f;
+            w.sum[m][half] = 0;
+            w.first[m][half] = seg ? attn_doc_begin(seg, row, q0, j_first) : 0;
+        }
+}
+
+/* Divides by the sums; lse of the head's rows. */
+template <class T, class C>
+__device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &in, float *lse,
+                                           int row0)
+{
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = row0 + m * 16 + half * 8 + lane_id() / 4;
+            const float sum = attn_row_sum(w.sum[m][half]), left = 1.0f / sum;
+            if (row < in.n_queries && lane_id() % 4 == 0)
+                lse[row] = fmaf(w.top[m][half], in.scale, logf(sum));
+#pragma unroll
+            for (int n = 0; n < C::W / 8; n++) {
+                w.o[m][n].r[2 * half] *= left;
+                w.o[m][n].r[2 * half + 1] *= left;
+            }
+        }
+}
+
+/* Grid: (sequence and head, tile of queries), the last tiles first since they are the longest;
+ * block: C::threads. FLOPs: 4 P a query and key that are seen, so 2 B H T^2 P over whole rows.
+ * Bytes: q and o once; k and v once for each tile of queries, mostly out of L2. Deterministic: a
+ * row's sums belong to one warp. */
+template <class T, class C>
+__global__ void __launch_bounds__(C::threads, C::min_blocks)
+    k_attn_fwd(mat<T> o, float *lse, const attn_args<T> in)
+{
+    constexpr int M = C::M, W = C::W, keys = C::keys, ld = C::ld;
+    SHARED_DYN(T, smem);
+    const int b = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
+    const int q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows, past = in.n_keys - in.n_queries;
+    const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = q0 + warp_row;
+    const int32_t *seg = in.seg ? in.seg + (int64_t)b * in.n_queries : nullptr;
+    const mat<const T> q = attn_head(in.q, b, in.n_queries, h, in.P);
+    const mat<const T> k = attn_head(in.k, b, in.n_keys, g, in.P);
+    const mat<const T> v = attn_head(in.v, b, in.n_keys, g, in.P);
+    T *const q_tile = smem + (C::has_q ? 2 : 4) * keys * ld;
+
+    attn_load<T, C::rows, W, C::threads>(q_tile, q, q0, in.n_queries, in.P, in.is_wide);
+    copy_commit();
+    const int j_first = seg ? attn_find(seg, 0, q0, seg[q0]) : 0;
+    const int j_begin = j_first / keys * keys, j_end = min(past + q0 + C::rows, in.n_keys);
+    attn_load<T, keys, W, C::threads>(smem, k, j_begin, in.n_keys, in.P, in.is_wide);
+    attn_load<T, keys, W, C::threads>(smem + keys * ld, v, j_begin, in.n_keys, in.P, in.is_wide);
+    copy_commit();
+    fwd_rows<C> w;
+    open_rows(w, in, seg, q0, row0, j_first);
+    const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
+    const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
+    copy_wait<1>();
+    __syncthreads();
+    frag_a<T> qa[M][W / 16];
+    if constexpr (C::has_q)
+        attn_load_a<T, M, W>(qa, q_tile + warp_row * ld);
+
+    int stage = 0;
+    for (int j0 = j_begin; j0 < j_end; j0 += keys, stage ^= 1) {
+        copy_wait<0>();
+        __syncthreads();
+        if (j0 + keys < j_end) {
+            T *next = smem + (stage ^ 1) * 2 * keys * ld;
+            attn_load<T, keys, W, C::threads>(next, k, j0 + keys, in.n_keys, in.P, in.is_wide);
+            attn_load<T, keys, W, C::threads>(next + keys * ld, v, j0 + keys, in.n_keys, in.P,
+                                              in.is_wide);
+        }
+        copy_commit();
+        if (j0 > past + row0 + 16 * M - 1 || j0 + keys <= warp_first)
+            continue;
+        const T *tile = smem + stage * 2 * keys * ld;
+        frag_c s[M][keys / 8];
+        attn_abt<T, M, keys, W, C::has_q>(s, qa, q_tile + warp_row * ld, tile);
+        if (j0 + keys - 1 > past + row0 || j0 < warp_inner)
+            mask<C>(s, w, j0);
+        soften<C>(s, w, in.scale * attn_log2e);
+        attn_pb<T, M, keys, W>(w.o, s, tile + keys * ld);
+    }
+    __syncthreads();
+    close_rows(w, in, lse + ((int64_t)b * in.H + h) * in.n_queries, row0);
+    attn_store<T, M, W>(attn_head(o, b, in.n_queries, h, in.P), smem + warp_row * ld, w.o, row0,
+                        in.n_queries, in.P, in.is_wide);
+}
+
+template <class T, class C>
+void run(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in, bool is_wide)
+{
+    const unsigned n_tiles = blocks_for(in->T, C::rows);
+    assert(n_tiles <= 65535);
+    launch(dev, "attn_fwd", k_attn_fwd<T, C>, dim3((unsigned)(in->B * in->H), n_tiles), C::threads,
+           C::smem_bytes, mat_of<T>(o), lse, attn_args_of<T>(in, is_wide));
+}
+
+} // namespace
+
+void cuda_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in)
+{
+    const bool is_wide = attn_is_wide(&in->q, in->P) && attn_is_wide(&in->k, in->P) &&
+                         attn_is_wide(&in->v, in->P) && attn_is_wide(o, in->P);
+    assert(in->scale > 0 && (in->past == 0 || !in->seg));
+    with_type(o->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        with_width(in->P, [&](auto width) {
+            constexpr int W = decltype(width){}();
+            if constexpr (sizeof(T) == 4)
+                run<T, fwd_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 1>>(dev, o, lse, in,
+                                                                                   is_wide);
+            else if constexpr (W < 128)
+                run<T, fwd_tile<T, W, 4, 2, 64, 2>>(dev, o, lse, in, is_wide);
+            else if (cuda_of(dev)->smem_bytes > 70000)
+                run<T, fwd_tile<T, W, 4, 2, 32, 2>>(dev, o, lse, in, is_wide);
+            else
+                run<T, fwd_tile<T, W, 4, 1, 32, 2>>(dev, o, lse, in, is_wide);
+        });
+    });
+}

@@ -1,0 +1,429 @@
+/* attn_bwd: the gradient of attention (Dao 2023, "FlashAttention-2", algorithm 2), without scores
+ * in memory and without atomics. With weights p = exp(s - lse), made again from the scores:
+ *   delta_i = dout_i . o_i;  dp_ij = dout_i . v_j;  ds_ij = p_ij (dp_ij - delta_i)
+ *   dq_i = scale sum_j ds_ij k_j;  dk_j = scale sum_i ds_ij q_i;  dv_j = sum_i p_ij dout_i.
+ * One kernel owns tiles of queries and gives delta and dq, the next owns tiles of keys, passes over
+ * all query heads of their KV head and gives dk and dv: 7 products where 5 would do, for sums whose
+ * order is fixed. The second kernel's scores are transposed (keys by queries), so that weights go
+ * from one product to the next in registers in both. */
+#include "attn.cuh"
+
+#include "cuda_ops.cuh"
+
+namespace
+{
+
+/* Workspace: of each row, lse in units of log2 and delta, (B*H, padded T) f32 each; rows from T on
+ * have lse infinite, which makes their weights 0. */
+constexpr int row_pad = 128;
+
+struct row_stats {
+    float *lse2, *delta;
+    int ld;
+};
+
+struct row_stats stats_of(const struct dev *dev, int B, int H, int T)
+{
+    struct row_stats s;
+    s.ld = (T + row_pad - 1) / row_pad * row_pad;
+    s.lse2 = (float *)dev->work;
+    s.delta = s.lse2 + (int64_t)B * H * s.ld;
+    return s;
+}
+
+/* --- dq --- */
+
+/* WARPS warps of 16*M queries each, KEYS keys a stage, two stages. has_q: q and dout stay in
+ * registers and pass through the stages' memory; else they have their own. */
+template <class T, int W_, int WARPS, int M_, int KEYS_, int MIN_BLOCKS> struct dq_tile {
+    static constexpr int W = W_, M = M_, keys = KEYS_, rows = 16 * M_ * WARPS;
+    static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
+    static constexpr bool has_q = M_ * W_ <= 128 && 2 * rows <= 4 * KEYS_;
+    static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : 2 * rows);
+    static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
+    static_assert(row_pad % rows == 0, "row_stats has whole tiles");
+};
+
+/* What a lane knows of its rows m*16 + half*8 + lane/4. */
+template <int M> struct dq_rows {
+    float lse2[M][2], delta[M][2];
+    int first[M][2], last; /* keys [first,last] are seen; last: of row 0 */
+};
+
+/* delta of a warp's 16*M rows from row0 on: a quarter of a warp a row. */
+template <class T, class C>
+__device__ __forceinline__ void make_delta(float *delta, mat<const T> dout, mat<const T> o,
+                                           int row0, const attn_args<T> &in)
+{
+    constexpr int n = C::W / 8 < wide<T>::n ? C::W / 8 : wide<T>::n; /* elements an access */
+    for (int r = row0 + lane_id() / 8; r < row0 + 16 * C::M; r += 4) {
+        float sum = 0;
+        for (int c = lane_id() % 8 * n; r < in.n_queries && c < in.P; c += 8 * n) {
+            const T *x = dout.p + r * dout.ld + c, *y = o.p + r * o.ld + c;
+            if (in.is_wide) {
+                float a[n], b[n];
+                load(a, x);
+                load(b, y);
+#pragma unroll
+                for (int i = 0; i < n; i++)
+                    sum = fmaf(a[i], b[i], sum);
+            } else {
+                for (int i = 0; i < n && c + i < in.P; i++)
+                    sum = fmaf(to_f32(x[i]), to_f32(y[i]), sum);
+            }
+        }
+#pragma unroll
+        for (int step = 4; step > 0; step /= 2)
+            sum += __shfl_xor_sync(0xffffffffu, sum, step);
+        if (lane_id() % 8 == 0)
+            delta[r] = sum;
+    }
+}
+
+template <class T, class C>
+__device__ __forceinline__ void open_rows(dq_rows<C::M> &w, const attn_args<T> &in,
+                                          const int32_t *seg, const float *lse, float *lse2,
+                                          const float *delta, int q0, int row0, int j_first)
+{
+    w.last = row0 + lane_id() / 4;
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = w.last + m * 16 + half * 8, at = min(row, in.n_queries - 1);
+            w.lse2[m][half] = row < in.n_queries ? lse[row] * attn_log2e : INFINITY;
+            w.delta[m][half] = delta[row];
+            w.first[m][half] = seg ? attn_doc_begin(seg, at, q0, j_first) : 0;
+            if (lane_id() % 4 == 0)
+                lse2[row] = w.lse2[m][half];
+        }
+}
+
+/* s, the scores, becomes ds, given dp. */
+template <class C>
+__device__ __forceinline__ void weigh(frag_c (&s)[C::M][C::keys / 8],
+                                      const frag_c (&dp)[C::M][C::keys / 8], const dq_rows<C::M> &w,
+                                      float scale2, int j0, bool is_edge)
+{
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int first = w.first[m][half], last = w.last + m * 16 + half * 8;
+#pragma unroll
+            for (int n = 0; n < C::keys / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int at = 2 * half + i, j = j0 + n * 8 + lane_id() % 4 * 2 + i;
+                    const float p = exp2_fast(fmaf(s[m][n].r[at], scale2, -w.lse2[m][half]));
+                    const bool is_out = is_edge && (j < first || j > last);
+                    s[m][n].r[at] = is_out ? 0.0f : p * (dp[m][n].r[at] - w.delta[m][half]);
+                }
+        }
+}
+
+/* Grid: (sequence and head, tile of queries), the longest first; block: C::threads. FLOPs: 6 P a
+ * query and key that are seen, 3 B H T^2 P over whole rows. Bytes: q, dout, o and dq once; k and v
+ * once a tile of queries, out of L2. Deterministic: a row belongs to one warp. */
+template <class T, class C>
+__global__ void __launch_bounds__(C::threads, C::min_blocks)
+    k_attn_dq(mat<T> dq, struct row_stats stats, mat<const T> all_dout, mat<const T> all_o,
+              const float *lse, const attn_args<T> in)
+{
+    constexpr int M = C::M, W = C::W, keys = C::keys, ld = C::ld, threads = C::threads;
+    SHARED_DYN(T, smem);
+    const int b = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
+    const int n = in.n_queries, q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows;
+    const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = q0 + warp_row;
+    const int32_t *seg = in.seg ? in.seg + (int64_t)b * n : nullptr;
+    const mat<const T> k = attn_head(in.k, b, n, g, in.P), v = attn_head(in.v, b, n, g, in.P);
+    const mat<const T> dout = attn_head(all_dout, b, n, h, in.P);
+    T *const q_tile = smem + (C::has_q ? 0 : 4 * keys) * ld, *const do_tile = q_tile + C::rows * ld;
+    float *const lse2 = stats.lse2 + (int64_t)blockIdx.x * stats.ld;
+    float *const delta = stats.delta + (int64_t)blockIdx.x * stats.ld;
+
+    attn_load<T, C::rows, W, threads>(q_tile, attn_head(in.q, b, n, h, in.P), q0, n, in.P,
+                                      in.is_wide);
+    attn_load<T, C::rows, W, threads>(do_tile, dout, q0, n, in.P, in.is_wide);
+    copy_commit();
+    make_delta<T, C>(delta, dout, attn_head(all_o, b, n, h, in.P), row0, in);
+    const int j_first = seg ? attn_find(seg, 0, q0, seg[q0]) : 0;
+    const int j_begin = j_first / keys * keys, j_end = min(q0 + C::rows, n);
+    dq_rows<M> w;
+    open_rows<T, C>(w, in, seg, lse + (int64_t)blockIdx.x * n, lse2, delta, q0, row0, j_first);
+    const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
+    const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
+    frag_a<T> qa[M][W / 16], da[M][W / 16];
+    if constexpr (C::has_q) {
+        copy_wait<0>();
+        __syncthreads();
+        attn_load_a<T, M, W>(qa, q_tile + warp_row * ld);
+        attn_load_a<T, M, W>(da, do_tile + warp_row * ld);
+        __syncthreads();
+    }
+    attn_load<T, keys, W, threads>(smem, k, j_begin, n, in.P, in.is_wide);
+    attn_load<T, keys, W, threads>(smem + keys * ld, v, j_begin, n, in.P, in.is_wide);
+    copy_commit();
+    frag_c sum[M][W / 8];
+    attn_clear(sum);
+
+    int stage = 0;
+    for (int j0 = j_begin; j0 < j_end; j0 += keys, stage ^= 1) {
+        copy_wait<0>();
+        __syncthreads();
+        if (j0 + keys < j_end) {
+            T *next = smem + (stage ^ 1) * 2 * keys * ld;
+            attn_load<T, keys, W, threads>(next, k, j0 + keys, n, in.P, in.is_wide);
+            attn_load<T, keys, W, threads>(next + keys * ld, v, j0 + keys, n, in.P, in.is_wide);
+        }
+        copy_commit();
+        if (j0 > row0 + 16 * M - 1 || j0 + keys <= warp_first)
+            continue;
+        const T *tile = smem + stage * 2 * keys * ld;
+        frag_c s[M][keys / 8], dp[M][keys / 8];
+        attn_abt<T, M, keys, W, C::has_q>(s, qa, q_tile + warp_row * ld, tile);
+        attn_abt<T, M, keys, W, C::has_q>(dp, da, do_tile + warp_row * ld, tile + keys * ld);
+        const bool is_edge = j0 + keys - 1 > row0 || j0 < warp_inner;
+        weigh<C>(s, dp, w, in.scale * attn_log2e, j0, is_edge);
+        attn_pb<T, M, keys, W>(sum, s, tile);
+    }
+    __syncthreads();
+    attn_scale(sum, in.scale);
+    attn_store<T, M, W>(attn_head(dq, b, n, h, in.P), smem + warp_row * ld, sum, row0, n, in.P,
+                        in.is_wide);
+}
+
+/* --- dk, dv --- */
+
+/* WARPS warps of 16*M keys each, STEP queries a stage, two stages. */
+template <class T, int W_, int WARPS, int M_, int STEP, int MIN_BLOCKS> struct dkv_tile {
+    static constexpr int W = W_, M = M_, step = STEP, keys = 16 * M_ * WARPS;
+    static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
+    static constexpr size_t tile_bytes = (size_t)(2 * keys + 4 * STEP) * ld * sizeof(T);
+    static constexpr size_t smem_bytes = tile_bytes + 4 * STEP * sizeof(float);
+    static_assert(row_pad % STEP == 0 && keys % STEP == 0, "row_stats has whole steps");
+};
+
+/* A stage: STEP queries with their dout, lse2 and delta. */
+template <class T, class C> struct dkv_stage {
+    T *q, *dout;
+    float *lse2, *delta;
+};
+template <class T, class C> __device__ __forceinline__ dkv_stage<T, C> stage_at(T *smem, int i)
+{
+    T *tile = smem + (2 * C::keys + i * 2 * C::step) * C::ld;
+    float *rows = reinterpret_cast<float *>(smem + (2 * C::keys + 4 * C::step) * C::ld);
+    rows += i * 2 * C::step;
+    return dkv_stage<T, C>{tile, tile + C::step * C::ld, rows, rows + C::step};
+}
+
+template <class T, class C>
+__device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn_args<T> &in,
+                                           mat<const T> dout, struct row_stats stats, int b, int h,
+                                           int i0)
+{
+    const int n = in.n_queries, at = (int)threadIdx.x * 4;
+    attn_load<T, C::step, C::W, C::threads>(to.q, attn_head(in.q, b, n, h, in.P), i0, n, in.P,
+                                            in.is_wide);
+    attn_load<T, C::step, C::W, C::threads>(to.dout, attn_head(dout, b, n, h, in.P), i0, n, in.P,
+                                            in.is_wide);
+    const int64_t row = ((int64_t)b * in.H + h) * stats.ld + i0;
+    if (at < C::step) {
+        copy16_async(to.lse2 + at, stats.lse2 + row + at, true);
+        copy16_async(to.delta + at, stats.delta + row + at, true);
+    }
+    copy_commit();
+}
+
+/* Transposed scores become weights. end[][]: where the documents of the lane's keys end; j: its key
+ * row 0; i0: the stage's first query. */
+template <class C>
+__device__ __forceinline__ void weigh_t(frag_c (&s)[C::M][C::step / 8], const float *lse2,
+                                        const int (&end)[C::M][2], float scale2, int j, int i0,
+                                        bool is_edge)
+{
+#pragma unroll
+    for (int n = 0; n < C::step / 8; n++) {
+        const int col = n * 8 + lane_id() % 4 * 2;
+        float bias[2];
+        load(bias, lse2 + col);
+#pragma unroll
+        for (int m = 0; m < C::M; m++)
+#pragma unroll
+            for (int at = 0; at < 4; at++) {
+                const int i = i0 + col + at % 2, key = j + m * 16 + at / 2 * 8;
+                const float p = exp2_fast(fmaf(s[m][n].r[at], scale2, -bias[at % 2]));
+                const bool is_out = is_edge && (i < key || i >= end[m][at / 2]);
+                s[m][n].r[at] = is_out ? 0.0f : p;
+            }
+    }
+}
+
+/* dp, transposed, becomes ds. */
+template <class C>
+__device__ __forceinline__ void weigh_dp_t(frag_c (&dp)[C::M][C::step / 8],
+                                           const frag_c (&p)[C::M][C::step / 8], const float *delta)
+{
+#pragma unroll
+    for (int n = 0; n < C::step / 8; n++) {
+        float row[2];
+        load(row, delta + n * 8 + lane_id() % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < C::M; m++)
+#pragma unroll
+            for (int at = 0; at < 4; at++)
+                dp[m][n].r[at] = p[m][n].r[at] * (dp[m][n].r[at] - row[at % 2]);
+    }
+}
+
+/* Grid: (sequence and KV head, tile of keys), the longest first; block: C::threads. FLOPs: 8 P a
+ * query and key that are seen, 4 B H T^2 P over whole rows. Bytes: k, v, dk and dv once; q and dout
+ * once a tile of keys, out of L2. Deterministic: a row belongs to one warp, which takes the group's
+ * heads and their queries in order. */
+template <class T, class C>
+__global__ void __launch_bounds__(C::threads, C::min_blocks)
+    k_attn_dkv(mat<T> dk, mat<T> dv, struct row_stats stats, mat<const T> dout,
+               const attn_args<T> in)
+{
+    constexpr int M = C::M, W = C::W, keys = C::keys, step = C::step, ld = C::ld;
+    SHARED_DYN(T, smem);
+    const int G = in.H / in.per_group, b = (int)blockIdx.x / G, g = (int)blockIdx.x % G;
+    const int n = in.n_queries, j0 = (int)blockIdx.y * keys, j_last = min(j0 + keys, n) - 1;
+    const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = j0 + warp_row;
+    const int32_t *seg = in.seg ? in.seg + (int64_t)b * n : nullptr;
+    T *const k_tile = smem, *const v_tile = smem + keys * ld;
+
+    attn_load<T, keys, W, C::threads>(k_tile, attn_head(in.k, b, n, g, in.P), j0, n, in.P,
+                                      in.is_wide);
+    attn_load<T, keys, W, C::threads>(v_tile, attn_head(in.v, b, n, g, in.P), j0, n, in.P,
+                                      in.is_wide);
+    load_stage(stage_at<T, C>(smem, 0), in, dout, stats, b, g * in.per_group, j0);
+    const int i_end = seg ? attn_find(seg, j_last + 1, n, seg[j_last] + 1) : n;
+    int end[M][2];
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = min(row0 + m * 16 + half * 8 + lane_id() / 4, j_last);
+            end[m][half] = seg ? attn_doc_end(seg, row, j_last, i_end) : n;
+        }
+    const int warp_end = __shfl_sync(0xffffffffu, end[M - 1][1], 31);
+    const int warp_inner = seg ? __shfl_sync(0xffffffffu, end[0][0], 0) : INT32_MAX;
+    frag_c dk_sum[M][W / 8], dv_sum[M][W / 8];
+    attn_clear(dk_sum);
+    attn_clear(dv_sum);
+
+    int stage = 0, h = g * in.per_group, next_h = h, next_i0 = j0;
+    for (int i0 = j0; h < (g + 1) * in.per_group; stage ^= 1, h = next_h, i0 = next_i0) {
+        next_i0 = i0 + step;
+        if (next_i0 >= i_end) {
+            next_i0 = j0;
+            next_h = h + 1;
+        }
+        copy_wait<0>();
+        __syncthreads();
+        if (next_h < (g + 1) * in.per_group)
+            load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, b, next_h, next_i0);
+        if (i0 + step <= row0 || i0 >= warp_end)
+            continue;
+        const dkv_stage<T, C> now = stage_at<T, C>(smem, stage);
+        const frag_a<T> none[M][W / 16] = {};
+        const bool is_edge = i0 < row0 + 16 * M - 1 || i0 + step > warp_inner;
+        frag_c s[M][step / 8], dp[M][step / 8];
+        attn_abt<T, M, step, W, false>(s, none, k_tile + warp_row * ld, now.q);
+        weigh_t<C>(s, now.lse2, end, in.scale * attn_log2e, row0 + lane_id() / 4, i0, is_edge);
+        attn_pb<T, M, step, W>(dv_sum, s, now.dout);
+        attn_abt<T, M, step, W, false>(dp, none, v_tile + warp_row * ld, now.dout);
+        weigh_dp_t<C>(dp, s, now.delta);
+        attn_pb<T, M, step, W>(dk_sum, dp, now.q);
+    }
+    __syncthreads();
+    attn_scale(dk_sum, in.scale);
+    attn_store<T, M, W>(attn_head(dk, b, n, g, in.P), smem + warp_row * ld, dk_sum, row0, n, in.P,
+                        in.is_wide);
+    attn_store<T, M, W>(attn_head(dv, b, n, g, in.P), smem + warp_row * ld, dv_sum, row0, n, in.P,
+                        in.is_wide);
+}
+
+/* --- launches --- */
+
+struct bwd {
+    struct dev *dev;
+    struct tensor *dq, *dk, *dv;
+    const struct tensor *dout, *o;
+    const float *lse;
+    const struct attn_in *in;
+    struct row_stats stats;
+    bool is_wide;
+};
+
+template <class T, class C> void run_dq(const struct bwd *f)
+{
+    const struct attn_in *in = f->in;
+    const dim3 grid((unsigned)(in->B * in->H), blocks_for(in->T, C::rows));
+    assert(grid.y <= 65535);
+    launch(f->dev, "attn_bwd", k_attn_dq<T, C>, grid, C::threads, C::smem_bytes, mat_of<T>(f->dq),
+           f->stats, cmat_of<T>(f->dout), cmat_of<T>(f->o), f->lse,
+           attn_args_of<T>(in, f->is_wide));
+}
+
+template <class T, class C> void run_dkv(const struct bwd *f)
+{
+    const struct attn_in *in = f->in;
+    const dim3 grid((unsigned)(in->B * in->G), blocks_for(in->T, C::keys));
+    assert(grid.y <= 65535);
+    launch(f->dev, "attn_bwd", k_attn_dkv<T, C>, grid, C::threads, C::smem_bytes, mat_of<T>(f->dk),
+           mat_of<T>(f->dv), f->stats, cmat_of<T>(f->dout), attn_args_of<T>(in, f->is_wide));
+}
+
+/* Tiles by what a block can have of shared memory; a large one (sm_80, sm_90) also means that two
+ * blocks share a multiprocessor. */
+template <class T, int W> void run(const struct bwd *f)
+{
+    const size_t smem = cuda_of(f->dev)->smem_bytes;
+    if constexpr (sizeof(T) == 4) {
+        run_dq<T, dq_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 1>>(f);
+        if constexpr (W < 128)
+            run_dkv<T, dkv_tile<T, W, 4, 1, 16, 1>>(f);
+        else if (smem > 70000)
+            run_dkv<T, dkv_tile<T, W, 2, 1, 16, 1>>(f);
+        else
+            run_dkv<T, dkv_tile<T, W, 1, 1, 16, 1>>(f);
+    } else if constexpr (W < 128) {
+        run_dq<T, dq_tile<T, W, 4, 2, 64, 2>>(f);
+        if (smem > 110000)
+            run_dkv<T, dkv_tile<T, W, 4, 2, 32, 2>>(f);
+        else
+            run_dkv<T, dkv_tile<T, W, 8, 1, 32, 1>>(f);
+    } else {
+        run_dq<T, dq_tile<T, W, 4, 1, 32, 2>>(f);
+        if (smem > 75000)
+            run_dkv<T, dkv_tile<T, W, 4, 1, 32, 2>>(f);
+        else
+            run_dkv<T, dkv_tile<T, W, 4, 1, 16, 1>>(f);
+    }
+}
+
+} // namespace
+
+size_t cuda_attn_plan(const struct dev *, const struct sizes *s)
+{
+    const int64_t ld = (s->T + row_pad - 1) / row_pad * row_pad;
+    return (size_t)(2 * s->B * s->H * ld) * sizeof(float);
+}
+
+void cuda_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
+                   const struct tensor *dout, const struct tensor *o, const float *lse,
+                   const struct attn_in *in)
+{
+    const struct tensor *const all[] = {&in->q, &in->k, &in->v, dout, o, dq, dk, dv};
+    struct bwd f = {dev, dq, dk, dv, dout, o, lse, in, stats_of(dev, in->B, in->H, in->T), true};
+    for (const struct tensor *t : all)
+        f.is_wide = f.is_wide && attn_is_wide(t, in->P);
+    assert(in->scale > 0 && in->past == 0);
+    with_type(dq->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        with_width(in->P, [&](auto width) { run<T, decltype(width){}()>(&f); });
+    });
+}
