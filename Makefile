@@ -167,13 +167,41 @@ $(CB)/%.c.o: %.c
 cuda: $(CUDA_SO)
 	@echo 'cuda: $(CUDA_SAYS)'
 
+# --- the kernels on the CPU: tests/emu stands in for CUDA. Its own files, emu_*.cpp, are not
+# sanitized: they switch stacks, and tell the sanitizers so ---
+EMU_CU  := $(filter-out kernels/gemm.cu,$(wildcard kernels/*.cu))
+EMU_OBJ := $(patsubst %,$(B)/emu/%.o,$(EMU_CU) $(wildcard tests/emu/*.cpp) lib/err.c lib/dtype.c)
+EMU_PP  := -D_GNU_SOURCE -Ilib -Ikernels -Itests/emu -Itests/emu/include $(CPPFLAGS)
+EMU_ALL := -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas
+EMU_SAN := $(if $(ASAN),-DEMU_ASAN) $(if $(TSAN),-DEMU_TSAN)
+EMU_SO  := $(B)/libhm-emu.so
+$(EMU_SO): $(EMU_OBJ)
+	@echo '  link $@'
+	$(Q)$(CXX) -shared $(SAN) $(LDFLAGS) -o $@ $^ $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -lm -ldl
+$(B)/emu/kernels/%.cu.o: kernels/%.cu
+	@mkdir -p $(@D)
+	@echo '  c++  $< for the CPU'
+	$(Q)$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL) $(SAN) $(CXXFLAGS) -MMD -MP -MF $(@:.o=.d) -x c++ -c -o $@ $<
+$(B)/emu/tests/emu/emu_%.cpp.o: tests/emu/emu_%.cpp
+	@mkdir -p $(@D)
+	@echo '  c++  $<'
+	$(Q)$(CXX) $(EMU_PP) $(EMU_SAN) -std=gnu++17 -O2 -g $(EMU_ALL) -Wextra -Wno-unused-parameter -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(B)/emu/%.cpp.o: %.cpp
+	@mkdir -p $(@D)
+	@echo '  c++  $< for the CPU'
+	$(Q)$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL) $(SAN) $(CXXFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+$(B)/emu/%.c.o: %.c
+	@mkdir -p $(@D)
+	@echo '  cc   $< for the emulation'
+	$(Q)$(CC) $(PP) $(C_ALL) -fPIC -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+
 # --- tests: C programs that print TAP, bats files, shell checks; all run by prove ---
 deps:
 	@pipelines/deps.sh $(patsubst %,'%',$(BUILD_DEPS))
 test-deps:
 	@pipelines/deps.sh $(patsubst %,'%',$(BUILD_DEPS) $(TEST_DEPS))
 
-tests: tools $(TEST_BIN)
+tests: tools $(TEST_BIN) $(EMU_SO)
 $(B)/tests/%: $(B)/tests/%.o $(REF_OBJ) $(BIN_OBJ) $(B)/libhm.a
 	@echo '  link $@'
 	$(Q)$(LINK)
@@ -208,7 +236,7 @@ fuzz: test-deps
 	HM_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PROVE) -v tests/check/fuzz.sh
 
 # --- taste ---
-C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch] kernels/*.cu kernels/*.cuh)
+C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch] kernels/*.cu kernels/*.cuh tests/emu/*.cpp)
 TIDY    := $(filter-out %.h,$(filter bin/% lib/%,$(C_FILES)))
 lint: test-deps $(B)/gen/version.h
 	@clang-format --dry-run -Werror $(C_FILES)

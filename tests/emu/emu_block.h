@@ -1,0 +1,101 @@
+/* emu_block: the emulator's own view of threads, warps and blocks. */
+#ifndef HM_EMU_BLOCK_H
+#define HM_EMU_BLOCK_H
+
+#include "emu_core.h"
+#include "emu_fiber.h"
+#include "emu_launch.h"
+#include "hm_emu.h"
+
+#include <vector>
+
+namespace emu
+{
+static constexpr int max_threads = 1024; /* of a block */
+static constexpr unsigned max_copies = 64;
+
+enum thread_state : uint8_t { FRESH, READY, IN_WARP, IN_BARRIER, DONE };
+
+struct block;
+struct thread : who {
+    block *home;
+    warp *in;
+    fiber *at; /* NULL: it has not begun, or is done */
+    thread_state state;
+    /* what it waits for */
+    warp_op op;
+    void *arg;
+    unsigned mask;
+    const char *what, *file;
+    int line;
+    int predicate, verdict;
+    vote kind;
+    char *sync; /* what orders the threads that meet here, for the race detector */
+    /* asynchronous copies: a ring, and how many groups were ended */
+    async_copy copy[max_copies];
+    unsigned copy_group[max_copies], copy_head, copy_tail, n_groups;
+};
+
+struct warp {
+    thread *lane;
+    unsigned alive, waiting, generation;
+    char sync[64];
+};
+
+/* Shared memory of a block: the dynamic part, then static arrays as threads come to them, with
+ * gaps of NaN between that nobody may write to. */
+struct shared_array {
+    const void *key;
+    char *p;
+    size_t bytes;
+};
+struct shared_memory {
+    char *map;
+    size_t used, static_bytes;
+    std::vector<shared_array> arrays; /* the first is the dynamic one */
+};
+
+struct block {
+    uint3 idx;
+    int n_alive;
+    thread threads[max_threads];
+    warp warps[max_threads / 32];
+    struct {
+        int n_arrived;
+        thread *first;
+        unsigned generation;
+        char sync[2];
+    } barrier;
+    shared_memory smem;
+    fiber *fibers[2][max_threads]; /* race detector only: neighbouring blocks share none */
+};
+
+/* What runs now. */
+struct run {
+    int n_threads; /* of a block */
+    int n_alive;   /* of all blocks that are begun */
+    const std::function<void()> *body;
+    bool is_in_kernel, has_failed;
+    std::vector<thread *> ready, yielded; /* stacks */
+    uint64_t idle_rounds; /* times that all threads yielded since one did something else */
+};
+extern run now;
+extern hm_emu_counts counts;
+extern hm_emu_order order;
+uint32_t random_below(uint32_t n);
+
+void begin_threads(block *b, int set);
+void run_threads(); /* until all are done or one failed */
+void drop_fibers(block *b, int set);
+void threads_finished(); /* the grid is done: the host sees what it wrote */
+
+void smem_begin(block *b, size_t dyn_bytes);
+void smem_end(block *b); /* looks whether a gap was written to */
+
+/* A fault outside a kernel, and the state that it leaves the device in. */
+void note_fault(const char *text);
+cudaError_t sticky_error();
+cudaError_t set_error(cudaError_t e);
+} // namespace emu
+
+#endif
