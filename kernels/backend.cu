@@ -4,6 +4,7 @@
 #include "gemm.cuh"
 #include "graph.cuh"
 #include "stage.cuh"
+#include "step_plan.cuh"
 
 #include <cstdio>
 #include <cstdlib>
@@ -96,13 +97,20 @@ static void cuda_close(struct dev *dev)
     close_cuda(cuda_of(dev));
 }
 
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
 static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s)
 {
     switch (op) {
     case OP_LINEAR:
-        return cuda_linear_plan(dev, s);
+        return larger(cuda_linear_plan(dev, s), cuda_linear_step_plan(dev, s));
+    case OP_SSD:
+        return cuda_mamba_step_plan(s);
     case OP_ATTN:
-        return cuda_attn_plan(dev, s);
+        return larger(cuda_attn_plan(dev, s), cuda_attn_step_plan(s));
     case OP_XENT:
         return cuda_xent_plan(dev, s);
     case OP_GNORM:
@@ -133,8 +141,14 @@ static constexpr struct ops make_table()
     t.linear_bwd_x = cuda_linear_bwd_x;
     t.linear_bwd_w = cuda_linear_bwd_w;
     t.linear_resid_fwd = cuda_linear_resid_fwd;
+    t.linear_step = cuda_linear_step;
+    t.linear_step_fused = cuda_linear_step_fused;
+    t.conv1d_step = cuda_conv1d_step;
+    t.ssd_step = cuda_ssd_step;
+    t.mamba_step = cuda_mamba_step;
     t.attn_fwd = cuda_attn_fwd;
     t.attn_bwd = cuda_attn_bwd;
+    t.attn_step = cuda_attn_step;
     t.xent = cuda_xent;
     t.gnorm = cuda_gnorm;
     t.adamw = cuda_adamw;
