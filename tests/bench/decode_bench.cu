@@ -1,0 +1,355 @@
+/* decode_bench: times the kernels of a decode step on a GPU, without the rest of the program.
+ *
+ *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o decode_bench tests/bench/decode_bench.cu \
+ *        kernels/linear_step.cu kernels/linear_tile.cu kernels/mamba_step.cu kernels/attn_step.cu \
+ *        lib/dtype.c
+ *
+ * Sizes are those of the `base` preset, bf16. A CSV line a kernel and batch on stdout: time of a
+ * call within a CUDA graph of many, whose operands come by turns from more memory than the L2 cache
+ * holds, and the bytes that the call has to move a second. Then a whole token (5 mixer layers, 3 of
+ * attention, the head; embedding and sampling are left out) as one graph. First it asks whether a
+ * row alone gives the bits that it gives among 256. Exit status: of that. */
+#include "cuda_ops.cuh"
+#include "step_plan.cuh"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+namespace
+{
+enum { D = 512, F = 2048, H = 16, P = 64, N = 128, K = 4, E = H * P, C = E + 2 * N, V = 32000 };
+enum { PROJ = E + C + H, HEADS = 8, KV = 2, DEPTH = 1024, S = 1152, ROWS = 256, CALLS = 64 };
+enum { MAMBA_LAYERS = 5, ATTN_LAYERS = 3, LAYERS = MAMBA_LAYERS + ATTN_LAYERS };
+constexpr size_t POOL = (size_t)512 << 20;
+
+struct bench {
+    struct cuda cuda;
+    struct dev dev;
+    char *pool;       /* weights, 16-bit random numbers of about 0.02 */
+    size_t pool_used; /* from where the next weight is taken */
+    float *state, *taps;
+    bf16 *kcache, *vcache;
+    char *x, *u, *wide, *logits; /* activations */
+    float *vectors;
+    int32_t *slot, *pos;
+    int R;
+};
+
+void must(cudaError_t e, const char *what)
+{
+    if (e == cudaSuccess)
+        return;
+    fprintf(stderr, "decode_bench: %s: %s\n", what, cudaGetErrorString(e));
+    exit(1);
+}
+
+template <class T> T *take(size_t n)
+{
+    T *p = NULL;
+    must(cudaMalloc((void **)&p, n * sizeof(T)), "cudaMalloc");
+    must(cudaMemset(p, 0, n * sizeof(T)), "cudaMemset");
+    return p;
+}
+
+/* Numbers in (-scale, scale). */
+template <class T> __global__ void k_fill(T *p, size_t n, float scale, uint32_t seed)
+{
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i * 2654435761u + seed;
+        h = (h ^ (h >> 15)) * 2246822519u;
+        h ^= h >> 13;
+        p[i] = (T)(((float)(h & 0xffff) / 32768.0f - 1.0f) * scale);
+    }
+}
+
+template <class T> T *take_random(size_t n, float scale)
+{
+    T *p = take<T>(n);
+    k_fill<<<1024, 256>>>(p, n, scale, 7);
+    return p;
+}
+
+struct weight next_weight(struct bench *b, int n, int k)
+{
+    const size_t bytes = (size_t)n * (size_t)k * 2;
+    if (b->pool_used + bytes > POOL)
+        b->pool_used = 0;
+    struct weight w = {n, k, DT_BF16, 0, b->pool + b->pool_used};
+    b->pool_used += bytes;
+    return w;
+}
+
+struct tensor act(const struct bench *b, void *p, int64_t cols)
+{
+    return tensor_of(p, DT_BF16, 2, b->R, cols, 0, 0);
+}
+struct tensor vec(float *p, int64_t n)
+{
+    return tensor_of(p, DT_F32, 1, n, 0, 0, 0);
+}
+
+/* --- the ops of a step; the i-th call uses the i-th layer's memory --- */
+
+enum { PLAIN, NORM, SWIGLU };
+
+void product(struct bench *b, void *to, int n, const void *from, int k, int prologue, bool resid)
+{
+    const struct weight w = next_weight(b, n, k);
+    const struct tensor norm = vec(b->vectors, k),
+                        x = act(b, (void *)from, prologue == SWIGLU ? 2 * k : k);
+    struct tensor y = act(b, to, n);
+    if (n == V)
+        y.dtype = DT_F32;
+    const struct step_fuse f = {prologue == NORM ? &norm : NULL, 1e-5f, prologue == SWIGLU,
+                                resid ? &y : NULL, 0.5f};
+    cuda_linear_step_fused(&b->dev, &y, &x, &w, &f);
+}
+
+struct step_rows rows_of(const struct bench *b, int i)
+{
+    return (struct step_rows){b->slot + (size_t)i * (size_t)b->R % ROWS, b->pos, b->R};
+}
+
+void mixer(struct bench *b, int i)
+{
+    const struct tensor proj = act(b, b->wide, PROJ), z = tensor_slice(&proj, 0, E);
+    const struct tensor xbc = tensor_slice(&proj, E, C);
+    const struct tensor conv_w = tensor_of(b->vectors, DT_F32, 2, C, K, 0, 0);
+    const struct tensor bias = vec(b->vectors, C), norm = vec(b->vectors, E);
+    struct ssd_in in = {};
+    in.dt = tensor_slice(&proj, E + C, H);
+    in.dt_bias = in.a_log = in.skip = vec(b->vectors, H);
+    in.B = b->R;
+    in.T = in.Q = in.G = 1;
+    in.H = H;
+    in.P = P;
+    in.N = N;
+    struct tensor out = act(b, b->u, E);
+    const struct step_rows rows = rows_of(b, i / MAMBA_LAYERS);
+    const size_t layer = (size_t)(i % MAMBA_LAYERS) * ROWS;
+    cuda_mamba_step(&b->dev, &out, b->taps + layer * (K - 1) * C, b->state + layer * E * N, &xbc,
+                    &z, &conv_w, &bias, &norm, 1e-5f, &in, &rows);
+}
+
+void attention(struct bench *b, int i)
+{
+    const size_t layer = (size_t)(i % ATTN_LAYERS) * ROWS * S * KV * P;
+    struct tensor o = act(b, b->u, HEADS * P);
+    struct tensor kc = tensor_of(b->kcache + layer, DT_BF16, 3, ROWS, S, KV * P, 0);
+    struct tensor vc = tensor_of(b->vcache + layer, DT_BF16, 3, ROWS, S, KV * P, 0);
+    const struct tensor q = act(b, b->wide, HEADS * P), k = act(b, b->wide, KV * P);
+    const struct step_rows rows = rows_of(b, i / ATTN_LAYERS);
+    cuda_attn_step(&b->dev, &o, &kc, &vc, &q, &k, &k, 0.125f, HEADS, P, KV, &rows);
+}
+
+void in_proj(struct bench *b, int)
+{
+    product(b, b->wide, PROJ, b->x, D, NORM, false);
+}
+void out_proj(struct bench *b, int)
+{
+    product(b, b->x, D, b->u, E, PLAIN, true);
+}
+void proj_q(struct bench *b, int)
+{
+    product(b, b->wide, HEADS * P, b->x, D, NORM, false);
+}
+void proj_kv(struct bench *b, int)
+{
+    product(b, b->wide, KV * P, b->x, D, NORM, false);
+}
+void proj_o(struct bench *b, int)
+{
+    product(b, b->x, D, b->u, HEADS * P, PLAIN, true);
+}
+void mlp_in(struct bench *b, int)
+{
+    product(b, b->wide, 2 * F, b->x, D, NORM, false);
+}
+void mlp_out(struct bench *b, int)
+{
+    product(b, b->x, D, b->wide, F, SWIGLU, true);
+}
+void head(struct bench *b, int)
+{
+    product(b, b->logits, V, b->x, D, NORM, false);
+}
+
+void token(struct bench *b, int)
+{
+    static const char pattern[] = "mmtmtmtm";
+    for (int i = 0, m = 0, t = 0; i < LAYERS; i++) {
+        if (pattern[i] == 'm') {
+            in_proj(b, 0);
+            mixer(b, m++);
+            out_proj(b, 0);
+        } else {
+            proj_q(b, 0);
+            proj_kv(b, 0);
+            proj_kv(b, 0);
+            attention(b, t++);
+            proj_o(b, 0);
+        }
+        mlp_in(b, 0);
+        mlp_out(b, 0);
+    }
+    head(b, 0);
+}
+
+/* --- timing --- */
+
+/* Seconds a call in a graph of CALLS, best of a few. */
+double time_of(struct bench *b, void (*op)(struct bench *, int), int calls)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    cudaEvent_t from, to;
+    float best = 1e30f;
+    must(cudaStreamBeginCapture(b->cuda.stream, cudaStreamCaptureModeThreadLocal), "capture");
+    for (int i = 0; i < calls; i++)
+        op(b, i);
+    must(b->cuda.failed, b->cuda.failed_at);
+    must(cudaStreamEndCapture(b->cuda.stream, &graph), "capture");
+    must(cudaGraphInstantiate(&exec, graph, 0), "graph");
+    must(cudaEventCreate(&from), "event");
+    must(cudaEventCreate(&to), "event");
+    for (int i = 0; i < 12; i++) {
+        float ms;
+        must(cudaEventRecord(from, b->cuda.stream), "event");
+        must(cudaGraphLaunch(exec, b->cuda.stream), "launch");
+        must(cudaEventRecord(to, b->cuda.stream), "event");
+        must(cudaEventSynchronize(to), "run");
+        must(cudaEventElapsedTime(&ms, from, to), "event");
+        if (i > 1 && ms < best)
+            best = ms;
+    }
+    cudaEventDestroy(from);
+    cudaEventDestroy(to);
+    cudaGraphExecDestroy(exec);
+    cudaGraphDestroy(graph);
+    return best * 1e-3 / calls;
+}
+
+double product_bytes(const struct bench *b, double n, double k)
+{
+    return 2 * (n * k + b->R * (n + k));
+}
+
+double report(struct bench *b, const char *name, void (*op)(struct bench *, int), double bytes,
+              int n_per_token)
+{
+    const double s = time_of(b, op, CALLS);
+    printf("%s,%d,%.2f,%.0f,%d\n", name, b->R, s * 1e6, bytes / s * 1e-9, n_per_token);
+    fflush(stdout);
+    return s * n_per_token;
+}
+
+void report_all(struct bench *b, int R)
+{
+    const double attn_bytes = R * (2.0 * DEPTH * KV * P * 2), state = R * (8.0 * E * N);
+    double sum = 0;
+    b->R = R;
+    sum += report(b, "in_proj", in_proj, product_bytes(b, PROJ, D), MAMBA_LAYERS);
+    sum += report(b, "mamba_step", mixer, state, MAMBA_LAYERS);
+    sum += report(b, "out_proj", out_proj, product_bytes(b, D, E), MAMBA_LAYERS);
+    sum += report(b, "q", proj_q, product_bytes(b, HEADS * P, D), ATTN_LAYERS);
+    sum += report(b, "k", proj_kv, product_bytes(b, KV * P, D), 2 * ATTN_LAYERS);
+    sum += report(b, "attn_step", attention, attn_bytes, ATTN_LAYERS);
+    sum += report(b, "o", proj_o, product_bytes(b, D, HEADS * P), ATTN_LAYERS);
+    sum += report(b, "mlp_in", mlp_in, product_bytes(b, 2 * F, D), LAYERS);
+    sum += report(b, "mlp_out", mlp_out, product_bytes(b, D, F), LAYERS);
+    sum += report(b, "head", head, product_bytes(b, V, D) + 2.0 * R * V, 1);
+    printf("sum,%d,%.2f,,\n", R, sum * 1e6);
+    const double s = time_of(b, token, 4);
+    printf("token,%d,%.2f,%.0f tok/s,\n", R, s * 1e6, R / s);
+    fflush(stdout);
+}
+
+/* --- bits --- */
+
+std::vector<char> result(struct bench *b, int n, int k, int prologue, int first, int R)
+{
+    b->R = R;
+    b->pool_used = 0;
+    const size_t row = (size_t)(prologue == SWIGLU ? 2 * k : k) * 2;
+    product(b, b->logits, n, b->wide + (size_t)first * row, k, prologue, false);
+    std::vector<char> y((size_t)R * (size_t)n * (n == V ? 4 : 2));
+    must(cudaStreamSynchronize(b->cuda.stream), "product");
+    must(cudaMemcpy(y.data(), b->logits, y.size(), cudaMemcpyDeviceToHost), "download");
+    return y;
+}
+
+/* Whether rows come out alike whatever stands beside them. */
+bool check_bits(struct bench *b, int n, int k, int prologue)
+{
+    static const int counts[] = {1, 2, 8, 9, 16, 32, 33, 100};
+    const std::vector<char> all = result(b, n, k, prologue, 0, ROWS);
+    const size_t row = all.size() / ROWS;
+    bool is_same = true;
+    for (int R : counts) {
+        const int first = ROWS - R - 3;
+        const std::vector<char> some = result(b, n, k, prologue, first, R);
+        is_same =
+            is_same && memcmp(some.data(), all.data() + (size_t)first * row, some.size()) == 0;
+    }
+    printf("# rows alone have the same bits: n %d k %d prologue %d: %s\n", n, k, prologue,
+           is_same ? "yes" : "NO");
+    return is_same;
+}
+
+void open_bench(struct bench *b)
+{
+    cudaDeviceProp gpu;
+    must(cudaGetDeviceProperties(&gpu, 0), "no GPU");
+    b->cuda.arch = gpu.major * 10 + gpu.minor;
+    b->cuda.n_sm = gpu.multiProcessorCount;
+    b->cuda.smem_bytes = gpu.sharedMemPerBlockOptin;
+    b->cuda.failed_at = "";
+    must(cudaStreamCreateWithFlags(&b->cuda.stream, cudaStreamNonBlocking), "stream");
+    b->dev.impl = &b->cuda;
+    b->dev.act_dtype = DT_BF16;
+    const struct sizes m = {1, 1, D, H, P, N, 1, K, F, V, 64, S, ROWS, DT_BF16};
+    const struct sizes t = {1, 1, D, HEADS, P, N, KV, K, F, V, 64, S, ROWS, DT_BF16};
+    b->dev.work_bytes =
+        cuda_linear_step_plan(&b->dev, &m) + cuda_mamba_step_plan(&m) + cuda_attn_step_plan(&t);
+    b->dev.work = take<char>(b->dev.work_bytes);
+    b->pool = (char *)take_random<bf16>(POOL / 2, 0.05f);
+    b->state = take<float>((size_t)MAMBA_LAYERS * ROWS * E * N);
+    b->taps = take<float>((size_t)MAMBA_LAYERS * ROWS * (K - 1) * C);
+    b->kcache = take_random<bf16>((size_t)ATTN_LAYERS * ROWS * S * KV * P, 1);
+    b->vcache = take_random<bf16>((size_t)ATTN_LAYERS * ROWS * S * KV * P, 1);
+    b->x = (char *)take_random<bf16>(ROWS * D, 1);
+    b->u = (char *)take_random<bf16>(ROWS * E, 1);
+    b->wide = (char *)take_random<bf16>(ROWS * 2 * F, 1);
+    b->logits = take<char>((size_t)ROWS * V * 4);
+    b->vectors = take_random<float>(C * K, 1);
+    std::vector<int32_t> slot(2 * ROWS), pos(ROWS, DEPTH);
+    for (int i = 0; i < 2 * ROWS; i++)
+        slot[(size_t)i] = i * 37 % ROWS;
+    b->slot = take<int32_t>(2 * ROWS);
+    b->pos = take<int32_t>(ROWS);
+    must(cudaMemcpy(b->slot, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice), "upload");
+    must(cudaMemcpy(b->pos, pos.data(), pos.size() * 4, cudaMemcpyHostToDevice), "upload");
+    must(cudaDeviceSynchronize(), "fill");
+    printf("# %s, %d SMs\n", gpu.name, gpu.multiProcessorCount);
+}
+} /* namespace */
+
+int main()
+{
+    static struct bench b;
+    open_bench(&b);
+    bool is_same = true;
+    is_same = check_bits(&b, PROJ, D, NORM) && is_same;
+    is_same = check_bits(&b, 2 * F, D, NORM) && is_same;
+    is_same = check_bits(&b, D, F, SWIGLU) && is_same;
+    is_same = check_bits(&b, D, E, PLAIN) && is_same;
+    is_same = check_bits(&b, V, D, NORM) && is_same;
+    printf("kernel,rows,us,gb_s,calls_a_token\n");
+    for (int R : {1, 32, 256})
+        report_all(&b, R);
+    return is_same ? 0 : 1;
+}
