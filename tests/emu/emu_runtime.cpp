@@ -159,7 +159,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int device)
     if (device != 0)
         return set_error(cudaErrorInvalidDevice);
     *p = {};
-    snprintf(p->name, sizeof p->name, "emulated sm_%d", arch);
+    snprintf(p->name, sizeof p->name, "emulated GPU");
     p->totalGlobalMem = memory_bytes;
     p->sharedMemPerBlock = 48 << 10;
     p->sharedMemPerMultiprocessor = most_smem() + 1024;

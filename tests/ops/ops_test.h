@@ -1,19 +1,17 @@
-/* ops_test: what the tests of the ops share: every usable CPU device, tensors in device memory,
+/* ops_test: what the tests of the ops share: every usable device, tensors in device memory,
  * comparison with the references, and finite differences.
  *
  * A test writes `static void check(struct dev *dev)` and calls each_device(check). Memory taken by
- * t_* is freed when each_device (or free_all) is done. */
+ * t_* is freed when each_device (or free_all) is done. t_tensor and t_garbage make activations, in
+ * the device's act_dtype; t_f32, t_vector and t_garbage_f32 what ops.h says is f32 everywhere.
+ * Values of t_random are exact in all types, so that a device is to answer for its own rounding
+ * only, which tol() allows. */
 #ifndef HM_OPS_TEST_H
 #define HM_OPS_TEST_H
 
-#include "cpu.h"
-#include "ops.h"
+#include "each_device.h"
 #include "ref/ref.h"
 #include "rng.h"
-#include "tap.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 enum { MAX_BLOCKS = 4096 };
 
@@ -24,14 +22,8 @@ static struct {
 static int n_blocks;
 static size_t guard_at; /* where the bytes behind the planned workspace start */
 
-static const float gap_value = 1234.5f; /* lies between the columns of a slice */
+static const float gap_value = 1232; /* lies between the columns of a slice */
 static const uint8_t guard_byte = 0xA5;
-
-__attribute__((unused, noreturn)) static void fail(const char *what)
-{
-    printf("Bail out! %s\n", what);
-    exit(1);
-}
 
 __attribute__((unused)) static void free_all(void)
 {
@@ -53,21 +45,9 @@ static void *keep_block(struct dev *dev, void *p)
     return p;
 }
 
-/* Runs check on each CPU device that this machine can open, with 1 and 2 threads. */
 __attribute__((unused)) static void each_device(void (*check)(struct dev *dev))
 {
-    for (int isa = 0; isa < CPU_ISAS; isa++)
-        for (int n_threads = 1; n_threads <= 2; n_threads++) {
-            struct dev dev;
-            struct err err;
-            if (!cpu_isa_usable((enum cpu_isa)isa))
-                continue;
-            if (cpu_open(&dev, (enum cpu_isa)isa, n_threads, &err) != 0)
-                fail(err.what);
-            check(&dev);
-            free_all();
-            dev_close(&dev);
-        }
+    each_device_of(check, free_all);
 }
 
 /* Workspace for the op at these sizes, followed by a guard; check it with guard_ok. */
@@ -92,8 +72,23 @@ __attribute__((unused)) static bool guard_ok(struct dev *dev)
     return true;
 }
 
-/* n host doubles, standard normal times scale, exact in float. seed names the values. */
+/* x rounded to the 8 significant bits that bf16 has. */
+static double to_8_bits(double x)
+{
+    return (double)bf16_to_f32(bf16_from_f32((float)x));
+}
+
+/* n host doubles, standard normal times scale, of 8 bits. seed names the values. */
 __attribute__((unused)) static double *t_random(size_t n, double scale, uint32_t seed)
+{
+    double *x = keep_block(NULL, calloc(n + 1, sizeof *x));
+    for (size_t i = 0; i < n; i++)
+        x[i] = to_8_bits(scale * (double)rng_normal(7, seed, i));
+    return x;
+}
+
+/* The same values with all the bits of a float. */
+__attribute__((unused)) static double *t_random_f32(size_t n, double scale, uint32_t seed)
 {
     double *x = keep_block(NULL, calloc(n + 1, sizeof *x));
     for (size_t i = 0; i < n; i++)
@@ -124,42 +119,83 @@ __attribute__((unused)) static void *t_upload(struct dev *dev, const void *host,
     return keep_block(dev, p);
 }
 
-/* An f32 device tensor of rows x cols with row distance ld (0: cols), holding the host values;
+static void encode(void *to, size_t i, float x, enum dtype dtype)
+{
+    if (dtype == DT_F32)
+        ((float *)to)[i] = x;
+    else
+        ((uint16_t *)to)[i] = dtype == DT_BF16 ? bf16_from_f32(x) : f16_from_f32(x);
+}
+
+static float decode(const void *from, size_t i, enum dtype dtype)
+{
+    if (dtype == DT_F32)
+        return ((const float *)from)[i];
+    const uint16_t half = ((const uint16_t *)from)[i];
+    return dtype == DT_BF16 ? bf16_to_f32(half) : f16_to_f32(half);
+}
+
+/* A device tensor of rows x cols with row distance ld (0: cols), holding the host values;
  * gap_value in the gaps. */
-__attribute__((unused)) static struct tensor t_tensor(struct dev *dev, const double *host,
-                                                      int64_t rows, int64_t cols, int64_t ld)
+__attribute__((unused)) static struct tensor t_typed(struct dev *dev, enum dtype dtype,
+                                                     const double *host, int64_t rows, int64_t cols,
+                                                     int64_t ld)
 {
     if (ld == 0)
         ld = cols;
     if (rows < 0 || cols < 0 || ld < cols || rows * ld > 1 << 28)
         fail("a test tensor of impossible size");
-    const size_t n = (size_t)(rows * ld);
-    float *tmp = calloc(n + 1, sizeof *tmp);
+    const size_t n = (size_t)(rows * ld), size = dtype_size(dtype);
+    void *tmp = calloc(n + 1, size);
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < ld; c++)
-            tmp[r * ld + c] = c < cols ? (float)host[r * cols + c] : gap_value;
-    struct tensor t = tensor_of(t_upload(dev, tmp, n * sizeof *tmp), DT_F32, 2, rows, cols, 0, 0);
+            encode(tmp, (size_t)(r * ld + c), c < cols ? (float)host[r * cols + c] : gap_value,
+                   dtype);
+    struct tensor t = tensor_of(t_upload(dev, tmp, n * size), dtype, 2, rows, cols, 0, 0);
     t.ld = ld;
     free(tmp);
     return t;
 }
 
-/* A tensor of garbage for an op to overwrite. */
+/* Activations. */
+__attribute__((unused)) static struct tensor t_tensor(struct dev *dev, const double *host,
+                                                      int64_t rows, int64_t cols, int64_t ld)
+{
+    return t_typed(dev, dev->act_dtype, host, rows, cols, ld);
+}
+
+/* Parameters, their gradients, states, statistics. */
+__attribute__((unused)) static struct tensor t_f32(struct dev *dev, const double *host,
+                                                   int64_t rows, int64_t cols, int64_t ld)
+{
+    return t_typed(dev, DT_F32, host, rows, cols, ld);
+}
+
+static double *junk_values(int64_t n)
+{
+    double *junk = t_zeros((size_t)n);
+    for (int64_t i = 0; i < n; i++)
+        junk[i] = i % 2 ? 77 : -55;
+    return junk;
+}
+
+/* Tensors of garbage for an op to overwrite. */
 __attribute__((unused)) static struct tensor t_garbage(struct dev *dev, int64_t rows, int64_t cols,
                                                        int64_t ld)
 {
-    const size_t n = (size_t)rows * (size_t)cols;
-    double *junk = t_zeros(n);
-    for (size_t i = 0; i < n; i++)
-        junk[i] = i % 2 ? 77 : -55;
-    return t_tensor(dev, junk, rows, cols, ld);
+    return t_tensor(dev, junk_values(rows * cols), rows, cols, ld);
+}
+__attribute__((unused)) static struct tensor t_garbage_f32(struct dev *dev, int64_t rows,
+                                                           int64_t cols, int64_t ld)
+{
+    return t_f32(dev, junk_values(rows * cols), rows, cols, ld);
 }
 
 /* A vector of parameters (n). */
 __attribute__((unused)) static struct tensor t_vector(struct dev *dev, const double *host,
                                                       int64_t n)
 {
-    struct tensor t = t_tensor(dev, host, 1, n, 0);
+    struct tensor t = t_f32(dev, host, 1, n, 0);
     t.n_dims = 1;
     t.dim[0] = n;
     return t;
@@ -169,16 +205,29 @@ __attribute__((unused)) static struct tensor t_vector(struct dev *dev, const dou
 __attribute__((unused)) static float *t_values(struct dev *dev, const struct tensor *t)
 {
     const int64_t rows = tensor_rows(t), cols = tensor_cols(t);
-    const size_t n = (size_t)(rows * t->ld);
-    float *all = keep_block(NULL, calloc(n + 1, sizeof *all));
-    dev_download(dev, all, t->data, n * sizeof *all);
+    const size_t n = (size_t)(rows * t->ld), size = dtype_size(t->dtype);
+    float *values = keep_block(NULL, calloc((size_t)(rows * cols) + 1, sizeof *values));
+    void *all = keep_block(NULL, calloc(n + 1, size));
+    dev_download(dev, all, t->data, n * size);
+    hash_bytes(all, n * size);
     bool is_clean = true;
-    for (int64_t r = 0; r < rows; r++) {
-        for (int64_t c = cols; c < t->ld; c++)
-            is_clean = is_clean && all[r * t->ld + c] == gap_value;
-        memmove(all + r * cols, all + r * t->ld, (size_t)cols * sizeof *all);
+    for (size_t i = 0; i < n; i++) {
+        const int64_t r = (int64_t)i / t->ld, c = (int64_t)i % t->ld;
+        const float x = decode(all, i, t->dtype);
+        if (c < cols)
+            values[r * cols + c] = x;
+        else
+            is_clean = is_clean && x == gap_value;
     }
-    return is_clean ? all : NULL;
+    return is_clean ? values : NULL;
+}
+
+/* Equal to the bit. */
+__attribute__((unused)) static bool t_same(struct dev *dev, const struct tensor *a,
+                                           const struct tensor *b)
+{
+    const float *va = t_values(dev, a), *vb = t_values(dev, b);
+    return va && vb && memcmp(va, vb, tensor_count(a) * sizeof *va) == 0;
 }
 
 /* ||t - ref|| / ||ref||; infinite for NaN or where the op wrote between the columns. */
@@ -204,6 +253,16 @@ __attribute__((unused)) static double f32_tol(double n_terms)
     return 3 * 0x1p-23 * (1 + sqrt(n_terms));
 }
 
+/* f32_tol or another bound for f32, and what a device of 16-bit activations may add: its result is
+ * rounded once, and at most two of the intermediate values that products read. Rounding a value to
+ * n significant bits errs by 2^-n/sqrt(3) of its binade's begin at the root of the mean square, so
+ * by norm 2^-(n+1) stands for each. A bound of 0 is for copies, and stays. */
+__attribute__((unused)) static double tol(const struct dev *dev, double of_f32)
+{
+    const double unit = dev->act_dtype == DT_F32 ? 0 : dev->act_dtype == DT_BF16 ? 0x1p-9 : 0x1p-12;
+    return of_f32 == 0 ? 0 : of_f32 + 3 * unit;
+}
+
 /* Whether the two device blocks hold the same bytes. */
 __attribute__((unused)) static bool same_bits(struct dev *dev, const void *a, const void *b,
                                               size_t bytes)
@@ -211,6 +270,8 @@ __attribute__((unused)) static bool same_bits(struct dev *dev, const void *a, co
     void *x = keep_block(NULL, malloc(bytes)), *y = keep_block(NULL, malloc(bytes));
     dev_download(dev, x, a, bytes);
     dev_download(dev, y, b, bytes);
+    hash_bytes(x, bytes);
+    hash_bytes(y, bytes);
     return memcmp(x, y, bytes) == 0;
 }
 

@@ -69,7 +69,7 @@ static struct device upload(struct dev *dev, const struct host *h)
     }
     d.o = t_garbage(dev, M, HP, HP + s->gap);
     d.dout = t_tensor(dev, h->dout, M, HP, HP + s->gap);
-    d.lse = t_garbage(dev, s->B * s->H, s->T, 0);
+    d.lse = t_garbage_f32(dev, s->B * s->H, s->T, 0);
     d.in = (struct attn_in){d.t[0],
                             d.t[1],
                             d.t[2],
@@ -113,16 +113,16 @@ static void check_shape(struct dev *dev, const struct shape *s)
     run(dev, &d);
     run(dev, &again);
     ref_attn_fwd(h.o, h.lse, &in);
-    ok_within(t_error(dev, &d.o, h.o), 1e-6, "%s: o", at);
-    ok_within(t_error(dev, &d.lse, h.lse), 1e-6, "%s: lse", at);
+    ok_within(t_error(dev, &d.o, h.o), tol(dev, 1e-6), "%s: o", at);
+    ok_within(t_error(dev, &d.lse, h.lse), tol(dev, 1e-6), "%s: lse", at);
     bool is_same = t_same(dev, &d.o, &again.o);
     if (s->past == 0) {
         ref_attn_bwd(h.grad[0], h.grad[1], h.grad[2], h.dout, &in);
         for (int i = 0; i < 3; i++) {
             /* of documents of one token, dq and dk are 0 but for rounding */
             const bool is_tiny = i < 2 && dot(h.grad[i], h.grad[i], h.n[i]) < 1e-20;
-            const double tol = is_tiny ? INFINITY : 2e-6;
-            ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol, "%s: d%s", at, name[i]);
+            const double bound = is_tiny ? INFINITY : 2e-6;
+            ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol(dev, bound), "%s: d%s", at, name[i]);
             is_same = is_same && t_same(dev, &d.grad[i], &again.grad[i]);
         }
     }
@@ -163,12 +163,12 @@ static void check_packed(struct dev *dev)
     const float *o = t_values(dev, &packed.o);
     for (size_t i = 0; i < h.n[0]; i++)
         h.o[i] = o[i];
-    ok_within(t_error(dev, &apart.o, h.o), 1e-6, "%s: packed documents: o", dev->name);
+    ok_within(t_error(dev, &apart.o, h.o), tol(dev, 1e-6), "%s: packed documents: o", dev->name);
     for (int k = 0; k < 3; k++) {
         const float *g = t_values(dev, &packed.grad[k]);
         for (size_t i = 0; i < h.n[k]; i++)
             h.grad[k][i] = g[i];
-        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), 2e-6,
+        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), tol(dev, 2e-6),
                   "%s: packed documents: gradient %d", dev->name, k);
     }
 }
@@ -209,7 +209,7 @@ static void check_steps(struct dev *dev, const struct shape *s)
     }
     const struct ref_attn in = ref_in(&h);
     ref_attn_fwd(h.o, h.lse, &in);
-    ok_within(t_error(dev, &d.o, h.o), 1e-6, "%s: step by step", dev->name);
+    ok_within(t_error(dev, &d.o, h.o), tol(dev, 1e-6), "%s: step by step", dev->name);
     ok(t_same(dev, &d.o, &alone.o), "%s: a row's bits do not depend on its neighbours", dev->name);
     ok(same_as_with_1_thread(dev, s->P == 32, d.o.data, (size_t)d.o.ld * (size_t)(3 * s->T)),
        "%s: nor on threads", dev->name);

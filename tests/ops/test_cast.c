@@ -6,30 +6,13 @@ enum { ROWS = 5, COLS = 37, N = ROWS * COLS };
 static const enum dtype types[] = {DT_F32, DT_BF16, DT_F16};
 static const int64_t lds[] = {COLS, 40, 43};
 
-static void encode(void *to, int64_t i, double x, enum dtype dtype)
-{
-    uint16_t *half = to;
-    if (dtype == DT_F32)
-        ((float *)to)[i] = (float)x;
-    else
-        half[i] = dtype == DT_BF16 ? bf16_from_f32((float)x) : f16_from_f32((float)x);
-}
-
-static double decode(const void *from, int64_t i, enum dtype dtype)
-{
-    const uint16_t *half = from;
-    if (dtype == DT_F32)
-        return (double)((const float *)from)[i];
-    return (double)(dtype == DT_BF16 ? bf16_to_f32(half[i]) : f16_to_f32(half[i]));
-}
-
 /* A tensor of any type, the values rounded to it; in the gaps 3. */
 static struct tensor typed(struct dev *dev, const double *x, enum dtype dtype, int64_t ld)
 {
     char bytes[ROWS * 64 * sizeof(float)] = {0};
     for (int64_t r = 0; r < ROWS; r++)
         for (int64_t c = 0; c < ld; c++)
-            encode(bytes, r * ld + c, c < COLS ? x[r * COLS + c] : 3, dtype);
+            encode(bytes, (size_t)(r * ld + c), c < COLS ? (float)x[r * COLS + c] : 3, dtype);
     struct tensor t = tensor_of(NULL, dtype, 2, ROWS, COLS, 0, 0);
     t.ld = ld;
     t.data = t_upload(dev, bytes, (size_t)(ROWS * ld) * dtype_size(dtype));
@@ -43,7 +26,7 @@ static int first_wrong(struct dev *dev, const struct tensor *y, const double *x,
     dev_download(dev, bytes, y->data, (size_t)(ROWS * y->ld) * dtype_size(y->dtype));
     for (int64_t r = 0; r < ROWS; r++)
         for (int64_t c = 0; c < y->ld; c++) {
-            const double got = decode(bytes, r * y->ld + c, y->dtype);
+            const double got = (double)decode(bytes, (size_t)(r * y->ld + c), y->dtype);
             const double want =
                 c < COLS ? ref_cast(ref_cast(x[r * COLS + c], from), y->dtype) : 3.0;
             if (!(got == want || (isnan(got) && isnan(want))))

@@ -59,10 +59,10 @@ static struct device upload(struct dev *dev, const struct host *h)
 {
     const struct shape *s = &h->s;
     const int64_t M = s->B * s->T, C = s->C, ld = C + s->gap;
-    return (struct device){t_tensor(dev, h->x, M, C, ld),       t_tensor(dev, h->w, C, s->K, 0),
+    return (struct device){t_tensor(dev, h->x, M, C, ld),       t_f32(dev, h->w, C, s->K, 0),
                            t_vector(dev, h->bias, C),           t_garbage(dev, M, C, ld),
                            t_tensor(dev, h->dy, M, C, ld + 1),  t_garbage(dev, M, C, ld + 2),
-                           t_tensor(dev, h->dw, C, s->K, 0),    t_vector(dev, h->dbias, C),
+                           t_f32(dev, h->dw, C, s->K, 0),       t_vector(dev, h->dbias, C),
                            docs_upload(dev, h->seg, s->B, s->T)};
 }
 
@@ -84,10 +84,10 @@ static void check_shape(struct dev *dev, const struct shape *s)
         dev->ops->conv1d_bwd(dev, &d[i].dx, &d[i].dw, &d[i].dbias, &d[i].dy, &d[i].x, &d[i].w,
                              &d[i].bias, d[i].seg, s->B, s->T);
     }
-    ok_within(t_error(dev, &d->y, h.y), 5e-7, "%s: y", at);
-    ok_within(t_error(dev, &d->dx, h.dx), 5e-7, "%s: dx", at);
-    ok_within(t_error(dev, &d->dw, h.dw), 5e-7, "%s: dw added", at);
-    ok_within(t_error(dev, &d->dbias, h.dbias), 5e-7, "%s: dbias added", at);
+    ok_within(t_error(dev, &d->y, h.y), tol(dev, 5e-7), "%s: y", at);
+    ok_within(t_error(dev, &d->dx, h.dx), tol(dev, 5e-7), "%s: dx", at);
+    ok_within(t_error(dev, &d->dw, h.dw), tol(dev, 5e-7), "%s: dw added", at);
+    ok_within(t_error(dev, &d->dbias, h.dbias), tol(dev, 5e-7), "%s: dbias added", at);
     ok(t_same(dev, &d[0].y, &d[1].y) && t_same(dev, &d[0].dx, &d[1].dx) &&
            t_same(dev, &d[0].dw, &d[1].dw) && t_same(dev, &d[0].dbias, &d[1].dbias),
        "%s: the same bits again", at);
@@ -104,14 +104,14 @@ static void check_history(struct dev *dev)
     fill(&h, &s);
     double *taps = t_random(n_taps, 1, 9);
     struct device d = upload(dev, &h);
-    struct tensor kept = t_tensor(dev, taps, K - 1, C, 0);
+    struct tensor kept = t_f32(dev, taps, K - 1, C, 0);
     ref_forward(&h, taps);
     for (int i = 0; i < 5; i++) {
         struct tensor y = tensor_row_range(&d.y, cuts[i], cuts[i + 1] - cuts[i]);
         struct tensor x = tensor_row_range(&d.x, cuts[i], cuts[i + 1] - cuts[i]);
         dev->ops->conv1d_fwd(dev, &y, &x, &d.w, &d.bias, NULL, kept.data, 1, cuts[i + 1] - cuts[i]);
     }
-    ok_within(t_error(dev, &d.y, h.y), 5e-7, "%s: read in pieces", dev->name);
+    ok_within(t_error(dev, &d.y, h.y), tol(dev, 5e-7), "%s: read in pieces", dev->name);
     ok_within(t_error(dev, &kept, taps), 0, "%s: history kept", dev->name);
 }
 
@@ -126,8 +126,8 @@ static void check_steps(struct dev *dev)
     fill(&h, &s);
     struct device d = upload(dev, &h);
     ref_forward(&h, NULL);
-    struct tensor taps = t_tensor(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
-    struct tensor alone_taps = t_tensor(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
+    struct tensor taps = t_f32(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
+    struct tensor alone_taps = t_f32(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
     struct tensor alone = t_garbage(dev, s.B * s.T, s.C, s.C + s.gap);
     const int32_t *slots = t_upload(dev, slot, sizeof slot);
     for (int t = 0; t < s.T; t++) {
@@ -141,7 +141,7 @@ static void check_steps(struct dev *dev)
                                   &(struct step_rows){slots + r, NULL, 1});
         }
     }
-    ok_within(t_error(dev, &d.y, h.y), 5e-7, "%s: step by step", dev->name);
+    ok_within(t_error(dev, &d.y, h.y), tol(dev, 5e-7), "%s: step by step", dev->name);
     ok(t_same(dev, &d.y, &alone) && t_same(dev, &taps, &alone_taps),
        "%s: a row's bits do not depend on its neighbours", dev->name);
 }

@@ -39,12 +39,12 @@ static void check_reference(void)
     ok(!(fd_error(projected, &ctx, w, dw, n * k) <= fd_tol), "reference: a NaN is seen");
 }
 
-/* What products in that type read: the value itself or its bf16 neighbour. */
+/* What products in that type read: the value itself or its neighbour of 16 bits. */
 static double *read_as(enum dtype dtype, const double *x, size_t n)
 {
     double *y = t_copy(x, n);
-    for (size_t i = 0; dtype == DT_BF16 && i < n; i++)
-        y[i] = (double)bf16_to_f32(bf16_from_f32((float)y[i]));
+    for (size_t i = 0; i < n; i++)
+        y[i] = ref_cast(y[i], dtype);
     return y;
 }
 
@@ -62,21 +62,22 @@ static void check_products(struct dev *dev, const struct shape *s, enum dtype dt
 {
     const int M = s->M, n = s->n, k = s->k;
     const size_t n_x = (size_t)(M * k), n_y = (size_t)(M * n), n_w = (size_t)(n * k);
-    const double *x = t_random(n_x, 1, 1), *w = t_random(n_w, 1, 2), *dy = t_random(n_y, 1, 3);
+    const double *x = t_random_f32(n_x, 1, 1), *w = t_random_f32(n_w, 1, 2),
+                 *dy = t_random_f32(n_y, 1, 3);
     const double *x_in = read_as(dtype, x, n_x), *w_in = read_as(dtype, w, n_w),
                  *dy_in = read_as(dtype, dy, n_y);
-    double *y_ref = t_zeros(n_y), *dx_ref = t_zeros(n_x), *dw_ref = t_random(n_w, 1, 4);
+    double *y_ref = t_zeros(n_y), *dx_ref = t_zeros(n_x), *dw_ref = t_random_f32(n_w, 1, 4);
     const double *dw_0 = t_copy(dw_ref, n_w), *dx_0 = t_random(n_x, 1, 5);
     ref_linear_fwd(y_ref, x_in, w_in, M, n, k);
     ref_linear_bwd(dx_ref, dw_ref, dy_in, x_in, w_in, M, n, k);
 
     struct sizes sizes = {.B = 1, .T = M, .dtype = dtype};
     reserve(dev, OP_LINEAR, &sizes);
-    struct tensor tx = t_tensor(dev, x, M, k, k + s->pad), tw = t_tensor(dev, w, n, k, 0);
+    struct tensor tx = t_tensor(dev, x, M, k, k + s->pad), tw = t_f32(dev, w, n, k, 0);
     struct tensor tdy = t_tensor(dev, dy, M, n, n + s->pad);
     struct tensor ty = t_garbage(dev, M, n, n + s->pad), tdx = t_garbage(dev, M, k, k + s->pad);
     struct tensor tdx_add = t_tensor(dev, dx_0, M, k, k + s->pad);
-    struct tensor tdw = t_tensor(dev, dw_0, n, k, 0);
+    struct tensor tdw = t_f32(dev, dw_0, n, k, 0);
     struct weight h = handle(dev, &tw, dtype);
     dev->ops->linear_fwd(dev, &ty, &tx, &h);
     dev->ops->linear_bwd_x(dev, &tdx, &tdy, &h, false);
@@ -84,33 +85,34 @@ static void check_products(struct dev *dev, const struct shape *s, enum dtype dt
     dev->ops->linear_bwd_w(dev, &tdw, &tdy, &tx, dtype);
 
     const char *type = dtype_name(dtype);
-    ok_within(t_error(dev, &ty, y_ref), f32_tol(k), "%s %s %dx%dx%d: y", dev->name, type, M, n, k);
-    ok_within(t_error(dev, &tdx, dx_ref), f32_tol(n), "%s %s %dx%dx%d: dx", dev->name, type, M, n,
-              k);
+    ok_within(t_error(dev, &ty, y_ref), tol(dev, f32_tol(k)), "%s %s %dx%dx%d: y", dev->name, type,
+              M, n, k);
+    ok_within(t_error(dev, &tdx, dx_ref), tol(dev, f32_tol(n)), "%s %s %dx%dx%d: dx", dev->name,
+              type, M, n, k);
     for (size_t i = 0; i < n_x; i++)
         dx_ref[i] += dx_0[i];
-    ok_within(t_error(dev, &tdx_add, dx_ref), f32_tol(n), "%s %s %dx%dx%d: dx +=", dev->name, type,
-              M, n, k);
-    ok_within(t_error(dev, &tdw, dw_ref), f32_tol(M), "%s %s %dx%dx%d: dw +=", dev->name, type, M,
-              n, k);
+    ok_within(t_error(dev, &tdx_add, dx_ref), tol(dev, f32_tol(n)),
+              "%s %s %dx%dx%d: dx +=", dev->name, type, M, n, k);
+    ok_within(t_error(dev, &tdw, dw_ref), tol(dev, f32_tol(M)), "%s %s %dx%dx%d: dw +=", dev->name,
+              type, M, n, k);
 
     struct tensor again = t_garbage(dev, M, n, n + s->pad);
     dev->ops->linear_fwd(dev, &again, &tx, &h);
-    ok(same_bits(dev, again.data, ty.data, (size_t)(M * ty.ld - s->pad) * 4) && guard_ok(dev),
+    ok(t_same(dev, &again, &ty) && guard_ok(dev),
        "%s %s %dx%dx%d: the same bits twice, within the workspace", dev->name, type, M, n, k);
 }
 
 static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
 {
     enum { R = 7 };
-    const double *x = t_random(R * (size_t)k, 1, 1), *w = t_random((size_t)(n * k), 1, 2);
+    const double *x = t_random_f32(R * (size_t)k, 1, 1), *w = t_random_f32((size_t)(n * k), 1, 2);
     double *y_ref = t_zeros(R * (size_t)n);
     ref_linear_fwd(y_ref, x, read_as(dtype, w, (size_t)(n * k)), R, n, k);
-    struct tensor tx = t_tensor(dev, x, R, k, k + 3), tw = t_tensor(dev, w, n, k, 0);
+    struct tensor tx = t_tensor(dev, x, R, k, k + 3), tw = t_f32(dev, w, n, k, 0);
     struct weight h = handle(dev, &tw, dtype);
     struct tensor ty = t_garbage(dev, R, n, n + 1);
     dev->ops->linear_step(dev, &ty, &tx, &h);
-    ok_within(t_error(dev, &ty, y_ref), f32_tol(k), "%s step %s %dx%d", dev->name,
+    ok_within(t_error(dev, &ty, y_ref), tol(dev, f32_tol(k)), "%s step %s %dx%d", dev->name,
               dtype_name(dtype), n, k);
     bool is_same = true;
     for (int count = 1; count <= 5; count++)
@@ -118,10 +120,8 @@ static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
             struct tensor some = t_garbage(dev, count, n, 0);
             const struct tensor from = tensor_row_range(&tx, r, count);
             dev->ops->linear_step(dev, &some, &from, &h);
-            for (int i = 0; i < count; i++)
-                is_same = is_same &&
-                          same_bits(dev, (float *)some.data + i * n,
-                                    (float *)ty.data + (r + i) * ty.ld, (size_t)n * sizeof(float));
+            const struct tensor same = tensor_row_range(&ty, r, count);
+            is_same = is_same && t_same(dev, &some, &same);
         }
     ok(is_same, "%s step %s %dx%d: a row's bits do not depend on its neighbours", dev->name,
        dtype_name(dtype), n, k);
@@ -129,15 +129,17 @@ static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
 
 static void check(struct dev *dev)
 {
+    enum dtype types[2];
+    const int n_types = product_types(dev, types);
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        check_products(dev, &shapes[i], DT_F32);
-        check_products(dev, &shapes[i], DT_BF16);
+        for (int k = 0; k < n_types; k++)
+            check_products(dev, &shapes[i], types[k]);
         free_all();
     }
     static const int steps[][2] = {{1, 1}, {5, 7}, {37, 67}, {640, 255}};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        check_step(dev, steps[i][0], steps[i][1], DT_F32);
-        check_step(dev, steps[i][0], steps[i][1], DT_BF16);
+        for (int k = 0; k < n_types; k++)
+            check_step(dev, steps[i][0], steps[i][1], types[k]);
         free_all();
     }
 }

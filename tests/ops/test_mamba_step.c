@@ -23,7 +23,7 @@ static struct layer open_layer(struct dev *dev, const struct shape *s)
     struct layer l = {.s = *s};
     l.proj =
         t_tensor(dev, t_random((size_t)(STEPS * R * cols), 1, 1), STEPS * R, cols, cols + s->gap);
-    l.conv_w = t_tensor(dev, t_random((size_t)(C * s->K), 0.5, 2), C, s->K, 0);
+    l.conv_w = t_f32(dev, t_random((size_t)(C * s->K), 0.5, 2), C, s->K, 0);
     l.conv_b = t_vector(dev, t_random((size_t)C, 0.5, 3), C);
     l.norm_w = t_vector(dev, t_random((size_t)E, 1, 4), E);
     l.dt_bias = t_vector(dev, t_random((size_t)s->H, 1, 5), s->H);
@@ -42,10 +42,9 @@ static struct result open_result(struct dev *dev, const struct shape *s)
 {
     const int64_t E = s->H * s->P, C = E + 2 * s->G * s->N;
     const int64_t n_taps = (s->K - 1) * C, n_state = E * s->N;
-    return (struct result){
-        t_tensor(dev, t_random((size_t)(SLOTS * n_taps), 1, 8), SLOTS, n_taps, 0),
-        t_tensor(dev, t_random((size_t)(SLOTS * n_state), 1, 9), SLOTS, n_state, 0),
-        t_garbage(dev, STEPS * R, E, E + s->gap)};
+    return (struct result){t_f32(dev, t_random((size_t)(SLOTS * n_taps), 1, 8), SLOTS, n_taps, 0),
+                           t_f32(dev, t_random((size_t)(SLOTS * n_state), 1, 9), SLOTS, n_state, 0),
+                           t_garbage(dev, STEPS * R, E, E + s->gap)};
 }
 
 static struct ssd_in ssd_of(const struct layer *l, const struct tensor *proj, int rows)
@@ -87,7 +86,7 @@ static void composed(struct dev *dev, const struct layer *l, struct result *to, 
     const struct tensor proj = tensor_row_range(&l->proj, t * R, R);
     const struct tensor z = tensor_slice(&proj, 0, E), xbc = tensor_slice(&proj, E, C);
     struct tensor out = tensor_row_range(&to->out, t * R, R), y = t_garbage(dev, R, E, 0);
-    struct tensor conv = t_garbage(dev, R, C, 0), rstd = t_garbage(dev, R, 1, 0);
+    struct tensor conv = t_garbage(dev, R, C, 0), rstd = t_garbage_f32(dev, R, 1, 0);
     struct ssd_in in = ssd_of(l, &proj, R);
     in.x = tensor_slice(&conv, 0, E);
     in.bmat = tensor_slice(&conv, E, GN);
@@ -116,8 +115,8 @@ static void check_shape(struct dev *dev, const struct shape *s)
     double *ref = t_zeros(tensor_count(&two.out));
     for (size_t i = 0; i < tensor_count(&two.out); i++)
         ref[i] = out[i];
-    ok_within(t_error(dev, &one.out, ref), 1e-6, "%s: H%d P%d N%d G%d K%d: as the three ops",
-              dev->name, s->H, s->P, s->N, s->G, s->K);
+    ok_within(t_error(dev, &one.out, ref), tol(dev, 1e-6),
+              "%s: H%d P%d N%d G%d K%d: as the three ops", dev->name, s->H, s->P, s->N, s->G, s->K);
     ok(t_same(dev, &one.taps, &two.taps), "%s: same taps", dev->name);
     ok(t_same(dev, &one.state, &two.state), "%s: same states", dev->name);
     ok(t_same(dev, &one.out, &alone.out) && t_same(dev, &one.state, &alone.state) &&

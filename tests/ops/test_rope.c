@@ -13,10 +13,10 @@ static void check_shape(struct dev *dev, int M, int n_heads, int P, int gap, int
     double *turned = t_copy(x, (size_t)(M * cols));
     ref_rope(turned, pos, M, n_heads, P, 10000, false);
     dev->ops->rope(dev, &t, dpos, n_heads, 10000, false);
-    ok_within(t_error(dev, &t, turned), 2e-7, "%s: M%d heads %d P%d from %d", dev->name, M, n_heads,
-              P, far);
+    ok_within(t_error(dev, &t, turned), tol(dev, 2e-7), "%s: M%d heads %d P%d from %d", dev->name,
+              M, n_heads, P, far);
     dev->ops->rope(dev, &t, dpos, n_heads, 10000, true);
-    ok_within(t_error(dev, &t, x), 3e-7, "%s: and back", dev->name);
+    ok_within(t_error(dev, &t, x), tol(dev, 3e-7), "%s: and back", dev->name);
 }
 
 static void check(struct dev *dev)

@@ -90,8 +90,8 @@ static struct device upload(struct dev *dev, const struct host *h)
     }
     d.y = t_garbage(dev, M, E, E + s->gap);
     d.dy = t_tensor(dev, h->dy, M, E, E + s->gap);
-    d.delta = t_garbage(dev, M, s->H, 0).data;
-    d.states = t_garbage(dev, s->B * Z * s->H, s->P * s->N, 0).data;
+    d.delta = t_garbage_f32(dev, M, s->H, 0).data;
+    d.states = t_garbage_f32(dev, s->B * Z * s->H, s->P * s->N, 0).data;
     d.in = (struct ssd_in){d.t[0], d.t[1], d.t[2], d.t[3],
                            d.t[4], d.t[5], d.t[6], docs_upload(dev, h->seg, s->B, s->T),
                            s->B,   s->T,   s->H,   s->P,
@@ -131,11 +131,12 @@ static void check_shape(struct dev *dev, const struct shape *s)
              s->P, s->N, s->G, s->Q, (int)s->docs);
     reserve_for(dev, s);
     forward(dev, &d, NULL);
-    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: y", at);
+    ok_within(t_error(dev, &d.y, h.y), tol(dev, 1e-6), "%s: y", at);
     ref_backward(&h);
     backward(dev, &d);
     for (int i = 0; i < N_IN; i++)
-        ok_within(t_error(dev, &d.grad[i], h.grad[i]), i < 4 ? 5e-6 : 2e-5, "%s: d%s", at, name[i]);
+        ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol(dev, i < 4 ? 5e-6 : 2e-5), "%s: d%s", at,
+                  name[i]);
     ok(guard_ok(dev), "%s: workspace as planned", at);
     forward(dev, &again, NULL);
     backward(dev, &again);
@@ -192,7 +193,7 @@ static void check_pieces(struct dev *dev)
     struct host h;
     fill(&h, &s);
     double *last = t_random((size_t)size, 1, 30);
-    struct tensor state = t_tensor(dev, last, s.H, s.P * s.N, 0);
+    struct tensor state = t_f32(dev, last, s.H, s.P * s.N, 0);
     struct device d = upload(dev, &h);
     const struct ref_ssd in = ref_in(&h);
     ref_ssd_fwd(h.y, last, &in);
@@ -201,8 +202,8 @@ static void check_pieces(struct dev *dev)
         struct device piece = part_of(&d, cuts[i], cuts[i + 1] - cuts[i]);
         forward(dev, &piece, state.data);
     }
-    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: read in pieces", dev->name);
-    ok_within(t_error(dev, &state, last), 1e-6, "%s: state left by pieces", dev->name);
+    ok_within(t_error(dev, &d.y, h.y), tol(dev, 1e-6), "%s: read in pieces", dev->name);
+    ok_within(t_error(dev, &state, last), tol(dev, 1e-6), "%s: state left by pieces", dev->name);
 }
 
 /* Packed documents equal separate ones, forward and backward. */
@@ -224,12 +225,12 @@ static void check_packed(struct dev *dev)
     const float *y = t_values(dev, &packed.y);
     for (size_t i = 0; i < h.n[0]; i++)
         h.y[i] = y[i];
-    ok_within(t_error(dev, &apart.y, h.y), 1e-6, "%s: packed documents: y", dev->name);
+    ok_within(t_error(dev, &apart.y, h.y), tol(dev, 1e-6), "%s: packed documents: y", dev->name);
     for (int k = 0; k < N_IN; k++) {
         const float *g = t_values(dev, &packed.grad[k]);
         for (size_t i = 0; i < h.n[k]; i++)
             h.grad[k][i] = g[i];
-        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), k < 4 ? 5e-6 : 2e-5,
+        ok_within(t_error(dev, &apart.grad[k], h.grad[k]), tol(dev, k < 4 ? 5e-6 : 2e-5),
                   "%s: packed documents: gradient %d", dev->name, k);
     }
 }
@@ -259,8 +260,8 @@ static void check_steps(struct dev *dev, const struct shape *s)
     double *last = t_zeros((size_t)(3 * PN));
     for (int r = 0; r < 3; r++)
         memcpy(last + r * PN, state + slot[r] * PN, sizeof *last * (size_t)PN);
-    struct tensor device_state = t_tensor(dev, state, 5, PN, 0);
-    struct tensor alone_state = t_tensor(dev, state, 5, PN, 0);
+    struct tensor device_state = t_f32(dev, state, 5, PN, 0);
+    struct tensor alone_state = t_f32(dev, state, 5, PN, 0);
     const int32_t *slots = t_upload(dev, slot, sizeof slot);
     for (int t = 0; t < s->T; t++) {
         const struct ssd_in in = token_in(&d, t, 0, 3);
@@ -277,8 +278,9 @@ static void check_steps(struct dev *dev, const struct shape *s)
     ref_ssd_fwd(h.y, last, &in);
     for (int r = 0; r < 3; r++)
         memcpy(state + slot[r] * PN, last + r * PN, sizeof *last * (size_t)PN);
-    ok_within(t_error(dev, &d.y, h.y), 1e-6, "%s: step by step: y", dev->name);
-    ok_within(t_error(dev, &device_state, state), 1e-6, "%s: step by step: all slots", dev->name);
+    ok_within(t_error(dev, &d.y, h.y), tol(dev, 1e-6), "%s: step by step: y", dev->name);
+    ok_within(t_error(dev, &device_state, state), tol(dev, 1e-6), "%s: step by step: all slots",
+              dev->name);
     ok(t_same(dev, &d.y, &alone.y) && t_same(dev, &device_state, &alone_state),
        "%s: a row's bits do not depend on its neighbours", dev->name);
     ok(same_as_with_1_thread(dev, s->N == 64, device_state.data, (size_t)(5 * PN)),
