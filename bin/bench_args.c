@@ -1,5 +1,6 @@
 /* bench_args: see bench_args.h. */
 #include "bench_args.h"
+#include "device.h"
 #include "parse.h"
 
 #include <string.h>
@@ -53,9 +54,9 @@ static int measure_rows(struct bench_args *a, struct cli_opt *to)
         {CLI_TEXT, 0, "predict", &a->predict, "GPU",
          "measure nothing: what rtx4060, rtx4090, rtx3090, a100, h100 or h200 needs at least", 0, 0,
          NULL, NULL},
-        cli_device_opt(&a->device),
+        device_opt(&a->device),
         cli_threads_opt(&a->threads),
-        cli_dtype_opt(&a->dtype),
+        device_dtype_opt(&a->dtype),
     };
     return add_rows(to, rows, sizeof rows / sizeof *rows);
 }
@@ -63,6 +64,7 @@ static int measure_rows(struct bench_args *a, struct cli_opt *to)
 void bench_args_table(struct bench_args *a, struct cli_tool *t)
 {
     *a = (struct bench_args){.device = "auto",
+                             .dtype = DTYPE_AUTO,
                              .what = "train,prefill,decode,encode,load,ops",
                              .batch = 4,
                              .repeat = 5,

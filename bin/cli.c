@@ -1,7 +1,6 @@
 /* cli: the command line of every tool; see cli.h. The parser and --help read the same rows: the
  * tool's own and those of `common_rows`. */
 #include "cli.h"
-#include "cpu.h"
 #include "help.h"
 #include "parse.h"
 #include "threads.h"
@@ -419,12 +418,6 @@ int cli_finish(const struct cli_tool *t, int status)
     return cli_error(t, &err);
 }
 
-struct cli_opt cli_device_opt(const char **to)
-{
-    return (struct cli_opt){
-        .kind = CLI_TEXT, .name = "device", .to = to, .arg = "DEV", .help = "auto, cpu, cpu:ISA"};
-}
-
 struct cli_opt cli_threads_opt(int64_t *to)
 {
     return (struct cli_opt){.kind = CLI_INT,
@@ -434,30 +427,6 @@ struct cli_opt cli_threads_opt(int64_t *to)
                             .arg = "N",
                             .help = "worker threads; 0: one a core",
                             .max = POOL_MAX_WORKERS};
-}
-
-_Static_assert(DT_F32 == 0 && DT_BF16 == 1, "cli_dtypes follows enum dtype");
-const char *const cli_dtypes[] = {"f32", "bf16", NULL};
-
-struct cli_opt cli_dtype_opt(int *to)
-{
-    return (struct cli_opt){.kind = CLI_ENUM,
-                            .name = "dtype",
-                            .to = to,
-                            .arg = "TYPE",
-                            .help = "what matrix products read",
-                            .names = cli_dtypes};
-}
-
-int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err)
-{
-    if (strcmp(spec, "auto") == 0 || strcmp(spec, "cpu") == 0)
-        return cpu_open(dev, cpu_isa_best(), n_threads, err);
-    for (int i = 0; i < CPU_ISAS; i++)
-        if (strncmp(spec, "cpu:", 4) == 0 && strcmp(spec + 4, cpu_isa_name((enum cpu_isa)i)) == 0)
-            return cpu_open(dev, (enum cpu_isa)i, n_threads, err);
-    return err_set(err, NULL, "use auto, cpu, cpu:base, cpu:avx2 or cpu:avx512",
-                   "there is no device '%s'", spec);
 }
 
 int cli_default_file(const char **path, const char *name, const char *option, struct err *err)

@@ -1,5 +1,5 @@
 /* cli: what every tool does alike: one table of options makes the parser and --help; errors;
- * numbers with units; progress; signals; stdout shut and checked; the choice of a device.
+ * numbers with units; progress; signals; stdout shut and checked.
  *
  * The order of every main: table, cli_parse, check arguments, open inputs, open output, work,
  * cli_finish. */
@@ -102,16 +102,8 @@ MUST_USE int cli_check_binary_stdout(const char *path, bool is_forced, struct er
  * items of lists. */
 int cli_finish(const struct cli_tool *t, int status);
 
-/* The rows of --device and --threads, the same in every tool that has them; *to holds the default:
- * "auto", and 0. */
-struct cli_opt cli_device_opt(const char **to);
+/* The row of --threads, the same in every tool that has it; *to holds the default, 0. */
 struct cli_opt cli_threads_opt(int64_t *to);
-/* The row of --dtype; *to is an index into cli_dtypes and enum dtype at once: "f32", "bf16". */
-struct cli_opt cli_dtype_opt(int *to);
-extern const char *const cli_dtypes[];
-
-/* "auto", "cpu", "cpu:avx2"...; n_threads < 1: one a core. */
-MUST_USE int cli_open_dev(struct dev *dev, const char *spec, int n_threads, struct err *err);
 
 /* The default model or tokenizer file: path if not NULL; else `name` in the working directory if it
  * is there; else an error that names the option. */

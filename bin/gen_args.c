@@ -13,7 +13,7 @@ void gen_args_defaults(struct gen_args *a)
     struct gen_opts o;
     gen_defaults(&o);
     *a = (struct gen_args){
-        .model = {.device = "auto"},
+        .model = {.device = "auto", .dtype = DTYPE_AUTO},
         .out = "-",
         .batch = 16,
         .has_rates = true,
@@ -142,9 +142,9 @@ void gen_args_rows(struct gen_args *a, struct cli_opt rows[GEN_ROWS])
     put(&t,
         (struct cli_opt){CLI_TEXT, 'm', "model", &a->model.model, "FILE",
                          "checkpoint or run folder (default model.safetensors)", 0, 0, NULL, NULL});
-    put(&t, cli_device_opt(&a->model.device));
+    put(&t, device_opt(&a->model.device));
     put(&t, cli_threads_opt(&a->model.threads));
-    put(&t, cli_dtype_opt(&a->model.dtype));
+    put(&t, device_dtype_opt(&a->model.dtype));
     put(&t, (struct cli_opt){CLI_INT, 0, "context", &a->context, "S",
                              "tokens that attention can hold a prompt; 0: twice the model's rows",
                              0, 1 << 28, NULL, NULL});

@@ -1,6 +1,7 @@
 /* help: prints --help and --version on stdout; see help.h. */
 #include "help.h"
 #include "cpu.h"
+#include "device.h"
 #include "version.h"
 
 #include <inttypes.h>
@@ -151,5 +152,5 @@ void help_version(const struct cli_tool *t)
     for (int i = 0; i < CPU_ISAS; i++)
         if (cpu_isa_usable((enum cpu_isa)i))
             printf("%s, ", cpu_isa_name((enum cpu_isa)i));
-    printf("picked here: %s)\n", cpu_isa_name(cpu_isa_best()));
+    printf("picked here: %s)%s\n", cpu_isa_name(cpu_isa_best()), device_has_cuda() ? ", cuda" : "");
 }

@@ -5,6 +5,7 @@
 #include "bench_print.h"
 #include "ckpt.h"
 #include "cpu.h"
+#include "device.h"
 #include "encode_batch.h"
 #include "train_plan.h"
 
@@ -76,8 +77,7 @@ static int open_rows(struct session *s, struct batch **data, struct err *err)
 /* A GPU's products are in the type of its activations. */
 static enum dtype product_of(const struct session *s)
 {
-    const enum dtype act = s->trace->dev.act_dtype;
-    return act != DT_F32 ? act : s->a->dtype ? DT_BF16 : DT_F32;
+    return device_product(&s->trace->dev, s->a->dtype);
 }
 
 static struct model_opts train_opts_of(const struct session *s)
@@ -312,7 +312,7 @@ static int print_run(struct session *s, struct err *err)
     params_free(&params);
     TRY(bench_print_run(&s->print, "config", text, err));
     TRY(bench_print_run(&s->print, "device", s->trace->dev.name, err));
-    TRY(bench_print_run(&s->print, "dtype", product_of(s) == DT_F32 ? "f32" : "bf16", err));
+    TRY(bench_print_run(&s->print, "dtype", device_dtypes[product_of(s)], err));
     TRY(bench_print_run(&s->print, "recompute", bench_recomputes[s->a->recompute], err));
     return bench_print_run(&s->print, "seed", "1", err);
 }
@@ -326,9 +326,10 @@ static int measure_roof(struct session *s, struct err *err)
     tell(s, "the roofline");
     TRY(roofline_memory(&s->roof, dev, dev->is_host ? s->pool : NULL, (size_t)s->a->stream, time_s,
                         err));
-    TRY(roofline_products(&s->roof, dev, DT_F32, time_s, err));
-    if (s->a->dtype)
-        TRY(roofline_products(&s->roof, dev, DT_BF16, time_s, err));
+    if (dev->is_host || product_of(s) == DT_F32)
+        TRY(roofline_products(&s->roof, dev, DT_F32, time_s, err));
+    if (product_of(s) != DT_F32)
+        TRY(roofline_products(&s->roof, dev, product_of(s), time_s, err));
     return bench_print_roof(&s->print, err);
 }
 
@@ -365,7 +366,7 @@ static int open_all(struct session *s, struct err *err)
         s->trace->predict = &s->roof;
         TRY(dry_open(&s->trace->dev, a->gpu, DT_BF16, err));
     } else {
-        TRY(cli_open_dev(&s->trace->dev, a->device, (int)a->threads, err));
+        TRY(device_open(&s->trace->dev, s->tool, a->device, (int)a->threads, a->dtype, false, err));
     }
     s->pool = cpu_pool(&s->trace->dev);
     s->bench = (struct bench){s->trace, &s->roof, {a->time_s, (int)a->repeat}};

@@ -129,7 +129,7 @@ static int print_run(struct session *s, struct err *err)
     snprintf(text, sizeof text, "%016" PRIx64, hash);
     TRY(eval_print_run(&s->print, "model_hash", text, err));
     TRY(eval_print_run(&s->print, "device", s->l.dev.name, err));
-    TRY(eval_print_run(&s->print, "dtype", cli_dtypes[s->a->model.dtype], err));
+    TRY(eval_print_run(&s->print, "dtype", device_dtypes[s->l.model.opts.product], err));
     if (!s->a->has_hash)
         return 0;
     TRY(eval_logits_hash(&s->eval, &hash, err));
@@ -140,7 +140,7 @@ static int print_run(struct session *s, struct err *err)
 static int open_model(struct session *s, struct err *err)
 {
     const struct eval_args *a = s->a;
-    TRY(loaded_read(&s->l, &a->model, err));
+    TRY(loaded_read(&s->l, s->tool, &a->model, err));
     if (a->tokenizer) {
         tok_close(s->l.tok);
         s->l.tok = NULL;
@@ -228,9 +228,9 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
          "checkpoint or run folder (default model.safetensors)", 0, 0, NULL, NULL},
         {CLI_TEXT, 0, "tokenizer", &a->tokenizer, "FILE", "instead of the checkpoint's own", 0, 0,
          NULL, NULL},
-        cli_device_opt(&a->model.device),
+        device_opt(&a->model.device),
         cli_threads_opt(&a->model.threads),
-        cli_dtype_opt(&a->model.dtype),
+        device_dtype_opt(&a->model.dtype),
         {.kind = CLI_GROUP, .name = "Data"},
         {CLI_FLAG, 0, "text", &a->is_text, NULL, "the files are raw text", 0, 0, NULL, NULL},
         {CLI_TEXT, 0, "split", &a->split_name, "HOW",
@@ -264,8 +264,10 @@ static void parse(struct cli_tool *tool, struct eval_args *a, int argc, char **a
 
 int main(int argc, char **argv)
 {
-    struct eval_args a = {
-        .model = {.device = "auto"}, .context = EVAL_CONTEXT, .split_name = "line", .out = "-"};
+    struct eval_args a = {.model = {.device = "auto", .dtype = DTYPE_AUTO},
+                          .context = EVAL_CONTEXT,
+                          .split_name = "line",
+                          .out = "-"};
     struct cli_tool tool = {
         .name = "hm-eval",
         .purpose = "score text and tasks with a trained model",

@@ -231,7 +231,7 @@ static int run(const struct cli_tool *tool, const struct gen_args *a, char **fil
     struct session s = {.tool = tool, .a = a, .file = file};
     const int n_slots = choose_slots(a, file);
     struct model_opts opts = {.read_T = 256, .step_R = n_slots};
-    int status = loaded_read(&l, &a->model, err);
+    int status = loaded_read(&l, tool, &a->model, err);
     if (status == 0 && !l.tok)
         status =
             err_set(err, a->model.model, "name a checkpoint of hm-train", "has no tokenizer in it");

@@ -114,12 +114,17 @@ static int write_sidecars(struct app *a, struct err *err)
 
 static int prepare(struct app *a, struct err *err)
 {
-    TRY(cli_open_dev(&a->dev, a->args.device, (int)a->args.threads, err));
     if (!a->args.is_plan)
         TRY(open_folder(a, err));
     if (a->resume[0])
-        return prepare_resume(a, err);
-    return a->args.init_from ? prepare_init(a, err) : prepare_new(a, err);
+        TRY(prepare_resume(a, err));
+    else
+        TRY(a->args.init_from ? prepare_init(a, err) : prepare_new(a, err));
+    int *dtype = &a->head.opts.dtype;
+    TRY(device_open(&a->dev, &a->tool, a->args.device, (int)a->args.threads, *dtype,
+                    a->args.is_plan, err));
+    *dtype = device_product(&a->dev, *dtype);
+    return 0;
 }
 
 static int begin(struct app *a, struct err *err)

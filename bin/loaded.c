@@ -3,7 +3,8 @@
 
 #include <stdlib.h>
 
-int loaded_read(struct loaded *l, const struct loaded_args *a, struct err *err)
+int loaded_read(struct loaded *l, const struct cli_tool *tool, const struct loaded_args *a,
+                struct err *err)
 {
     const char *path = a->model;
     TRY(cli_default_file(&path, "model.safetensors", "--model", err));
@@ -14,13 +15,13 @@ int loaded_read(struct loaded *l, const struct loaded_args *a, struct err *err)
     if (l->tok && tok_vocab(l->tok) > l->ckpt.c.V)
         return err_set(err, path, "make the checkpoint again",
                        "its tokenizer has %d ids, its model %d", tok_vocab(l->tok), l->ckpt.c.V);
-    return cli_open_dev(&l->dev, a->device, (int)a->threads, err);
+    return device_open(&l->dev, tool, a->device, (int)a->threads, a->dtype, false, err);
 }
 
 int loaded_open(struct loaded *l, const struct loaded_args *a, struct model_opts *opts,
                 struct err *err)
 {
-    opts->product = a->dtype ? DT_BF16 : DT_F32;
+    opts->product = device_product(&l->dev, a->dtype);
     TRY(model_open(&l->model, &l->ckpt.c, opts, &l->dev, err));
     TRY(model_set_weights(&l->model, l->ckpt.weights, err));
     free(l->ckpt.weights);

@@ -4,15 +4,15 @@
 #define HM_LOADED_H
 
 #include "ckpt.h"
-#include "cli.h"
+#include "device.h"
 #include "encode.h"
 #include "model.h"
 
 struct loaded_args {
     const char *model;  /* file, folder, "-", or NULL: model.safetensors in the working directory */
-    const char *device; /* as cli_open_dev */
+    const char *device; /* as device_open */
     int64_t threads;    /* 0: one a core */
-    int dtype;          /* of products: index into cli_dtypes */
+    int dtype;          /* of products: index into device_dtypes */
 };
 
 struct loaded {
@@ -23,7 +23,8 @@ struct loaded {
 };
 
 /* Reads the checkpoint and its tokenizer, and opens the device. */
-MUST_USE int loaded_read(struct loaded *l, const struct loaded_args *a, struct err *err);
+MUST_USE int loaded_read(struct loaded *l, const struct cli_tool *tool, const struct loaded_args *a,
+                         struct err *err);
 /* Opens the model for these passes and sets its weights; opts->product is filled in. The host's
  * copy of the weights is freed. */
 MUST_USE int loaded_open(struct loaded *l, const struct loaded_args *a, struct model_opts *opts,

@@ -97,7 +97,7 @@ static int machine_rows(struct train_args *a, struct cli_opt *rows)
 {
     const struct cli_opt machine[] = {
         {.kind = CLI_GROUP, .name = "Machine"},
-        cli_device_opt(&a->device),
+        device_opt(&a->device),
         cli_threads_opt(&a->threads),
     };
     memcpy(rows, machine, sizeof machine);
@@ -108,6 +108,7 @@ void train_args_table(struct train_args *a, struct cli_tool *t)
 {
     *a = (struct train_args){.out = ".", .device = "auto"};
     train_opts_default(&a->opts);
+    a->opts.dtype = TRAIN_AUTO;
     int n = file_rows(a, a->table);
     n += model_args_options(&a->model, 1, a->table + n);
     for (int i = 0; texts[i].name; i++) {
@@ -220,6 +221,8 @@ int train_args_resume(struct train_args *a, struct train_head *h, struct err *er
 {
     bool is_length_new = false;
     TRY(model_args_agree(&a->model, &h->c, err));
+    if (a->opts.dtype == TRAIN_AUTO)
+        a->opts.dtype = h->opts.dtype;
     if (a->batch_tokens) {
         const int64_t a_micro = h->opts.batch * h->c.max_positions;
         a->opts.accum = (a->batch_tokens + a_micro - 1) / a_micro;

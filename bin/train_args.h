@@ -3,6 +3,7 @@
 #ifndef HM_TRAIN_ARGS_H
 #define HM_TRAIN_ARGS_H
 
+#include "device.h"
 #include "encode.h"
 #include "model_args.h"
 #include "train_run.h"

@@ -132,8 +132,8 @@ static int check_opts(const struct model_opts *o, struct err *err)
                        "a micro-batch of %d rows of %d positions is too large", o->B, o->T);
     if (!(o->dropout >= 0.0f && o->dropout < 1.0f))
         return err_set(err, NULL, "set it within 0 to 1", "dropout is %g", (double)o->dropout);
-    if (o->product != DT_F32 && o->product != DT_BF16)
-        return err_set(err, NULL, "use f32 or bf16", "products cannot be in %s",
+    if (o->product != DT_F32 && o->product != DT_BF16 && o->product != DT_F16)
+        return err_set(err, NULL, "use f32, bf16 or f16", "products cannot be in %s",
                        dtype_name(o->product));
     return 0;
 }

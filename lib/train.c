@@ -10,7 +10,7 @@
 static struct model_opts model_opts_of(const struct config *c, const struct train_opts *o)
 {
     return (struct model_opts){
-        .product = o->dtype == TRAIN_BF16 ? DT_BF16 : DT_F32,
+        .product = (enum dtype)o->dtype,
         .is_training = true,
         .B = (int)o->batch,
         .T = c->max_positions,

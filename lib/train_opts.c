@@ -11,7 +11,7 @@
 
 enum { WARMUP_STEPS = 100 };
 
-static const char *const dtype_names[] = {"f32", "bf16", NULL};
+static const char *const dtype_names[] = {"f32", "bf16", "f16", "auto", NULL};
 static const char *const recompute_names[] = {"none", "block", "full", NULL};
 static const char *const schedule_names[] = {"wsd", "cosine", "constant", NULL};
 

@@ -29,7 +29,8 @@ struct train_opts {
     double save_time; /* seconds */
 };
 
-enum train_dtype { TRAIN_F32, TRAIN_BF16 };
+/* enum dtype; AUTO is what suits the device, and no longer there when training begins. */
+enum train_dtype { TRAIN_F32, TRAIN_BF16, TRAIN_F16, TRAIN_AUTO };
 
 enum train_field_kind { TRAIN_INT, TRAIN_REAL, TRAIN_ENUM };
 
