@@ -3,33 +3,45 @@
 
 #include <stdlib.h>
 
+/* Rows begin at multiples of so many elements, which is 16 bytes in the narrow types. */
+enum { WIDE = 8 };
+
 /* A carving under way: the arena over the region, the sizes, the pass. */
 struct carver {
     struct arena arena;
     const struct config *c;
     enum dtype act;
+    bool keeps_all;
+    int head_rows;
     enum pass_kind kind;
     int B, T;
 };
 
+static size_t n_rows(const struct carver *v)
+{
+    return (size_t)v->B * (size_t)v->T;
+}
+
+static int64_t padded(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static struct tensor wide_rows(struct carver *v, enum dtype dtype, int64_t rows, int64_t cols)
+{
+    struct tensor t = arena_tensor(&v->arena, MEM_ACTS, dtype, 2, rows, padded(cols, WIDE), 0, 0);
+    t.dim[1] = cols;
+    return t;
+}
+
 static struct tensor rows_of(struct carver *v, int64_t cols)
 {
-    return arena_tensor(&v->arena, MEM_ACTS, v->act, 2, (int64_t)v->B * v->T, cols, 0, 0);
+    return wide_rows(v, v->act, (int64_t)n_rows(v), cols);
 }
 
 static float *floats(struct carver *v, size_t n)
 {
     return arena_take(&v->arena, n * sizeof(float), MEM_ACTS);
-}
-
-static int32_t *ints(struct carver *v)
-{
-    return arena_take(&v->arena, (size_t)v->B * (size_t)v->T * sizeof(int32_t), MEM_ACTS);
-}
-
-static size_t n_rows(const struct carver *v)
-{
-    return (size_t)v->B * (size_t)v->T;
 }
 
 static int64_t inner(const struct config *c)
@@ -42,49 +54,9 @@ static int64_t conv_width(const struct config *c)
     return inner(c) + 2 * (int64_t)c->mamba_groups * c->N;
 }
 
-static void carve_mamba(struct carver *v, struct layer_acts *l)
+static int64_t kv_width(const struct config *c)
 {
-    const struct config *c = v->c;
-    const size_t H = (size_t)c->mamba_heads;
-    l->proj = rows_of(v, inner(c) + conv_width(c) + c->mamba_heads);
-    l->conv = rows_of(v, conv_width(c));
-    l->y = rows_of(v, inner(c));
-    l->g = rows_of(v, inner(c));
-    l->rstd_g = floats(v, n_rows(v));
-    if (v->kind == PASS_STEP)
-        return;
-    const size_t Z = ((size_t)v->T + (size_t)c->Q - 1) / (size_t)c->Q;
-    l->delta = floats(v, n_rows(v) * H);
-    l->states = floats(v, (size_t)v->B * Z * (size_t)inner(c) * (size_t)c->N);
-}
-
-static void carve_attention(struct carver *v, struct layer_acts *l)
-{
-    const struct config *c = v->c;
-    const int64_t kv = (int64_t)c->kv_heads * c->head_dim;
-    l->q = rows_of(v, c->D);
-    l->k = rows_of(v, kv);
-    l->v = rows_of(v, kv);
-    l->o = rows_of(v, c->D);
-    if (v->kind != PASS_STEP)
-        l->lse = floats(v, n_rows(v) * (size_t)c->attn_heads);
-}
-
-/* All of a block but x. */
-static void carve_layer(struct carver *v, struct layer_acts *l, char letter)
-{
-    const struct config *c = v->c;
-    l->x2 = v->kind == PASS_TRAIN ? rows_of(v, c->D) : l->x;
-    l->n1 = rows_of(v, c->D);
-    l->rstd1 = floats(v, n_rows(v));
-    l->n2 = rows_of(v, c->D);
-    l->rstd2 = floats(v, n_rows(v));
-    if (letter == 'm')
-        carve_mamba(v, l);
-    else
-        carve_attention(v, l);
-    l->u = rows_of(v, 2 * (int64_t)c->F);
-    l->s = rows_of(v, c->F);
+    return (int64_t)c->kv_heads * c->head_dim;
 }
 
 /* Memory that several uses share in turn: each starts at the mark, and what follows starts behind
@@ -96,12 +68,100 @@ static void share_next(struct carver *v, size_t mark, size_t *top)
     v->arena.used = mark;
 }
 
+/* What is cheap to make again: of one block, or one set for all. Made and used in turn, so that in
+ * the latter case the two norms and what follows them share memory. */
+static void carve_norms(struct carver *v, struct layer_acts *l)
+{
+    l->n1 = rows_of(v, v->c->D);
+    l->n2 = rows_of(v, v->c->D);
+}
+
+static void carve_gate(struct carver *v, struct layer_acts *l)
+{
+    l->conv = rows_of(v, conv_width(v->c));
+    l->g = rows_of(v, inner(v->c));
+}
+
+static void carve_remade(struct carver *v, struct layer_acts *l)
+{
+    l->n1 = l->n2 = rows_of(v, v->c->D);
+    const size_t mark = v->arena.used;
+    size_t top = mark;
+    carve_gate(v, l);
+    share_next(v, mark, &top);
+    l->s = rows_of(v, v->c->F);
+    share_next(v, mark, &top);
+    v->arena.used = top;
+}
+
+static void carve_mamba(struct carver *v, struct layer_acts *l)
+{
+    const struct config *c = v->c;
+    const size_t H = (size_t)c->mamba_heads;
+    l->proj = rows_of(v, inner(c) + conv_width(c) + c->mamba_heads);
+    l->y = rows_of(v, inner(c));
+    l->rstd_g = floats(v, n_rows(v));
+    l->states = NULL;
+    if (v->kind == PASS_STEP)
+        return;
+    const size_t Z = ((size_t)v->T + (size_t)c->Q - 1) / (size_t)c->Q;
+    l->delta = floats(v, n_rows(v) * H);
+    if (v->keeps_all)
+        l->states = floats(v, (size_t)v->B * Z * (size_t)inner(c) * (size_t)c->N);
+}
+
+static void split_qkv(struct tensor *q, struct tensor *k, struct tensor *v,
+                      const struct tensor *qkv, const struct config *c)
+{
+    const int64_t kv = kv_width(c);
+    if (!qkv->data) /* planning */
+        return;
+    *q = tensor_slice(qkv, 0, c->D);
+    *k = tensor_slice(qkv, c->D, kv);
+    *v = tensor_slice(qkv, c->D + kv, kv);
+}
+
+static void carve_attention(struct carver *v, struct layer_acts *l)
+{
+    const struct config *c = v->c;
+    l->qkv = rows_of(v, c->D + 2 * kv_width(c));
+    split_qkv(&l->q, &l->k, &l->v, &l->qkv, c);
+    l->o = rows_of(v, c->D);
+    if (v->kind != PASS_STEP)
+        l->lse = floats(v, n_rows(v) * (size_t)c->attn_heads);
+}
+
+/* All of a block but x; but for what `remade` has, which may be NULL. */
+static void carve_layer(struct carver *v, struct layer_acts *l, char letter,
+                        const struct layer_acts *remade)
+{
+    const struct config *c = v->c;
+    if (remade) {
+        const struct tensor x = l->x;
+        *l = *remade;
+        l->x = x;
+    } else {
+        carve_norms(v, l);
+        if (letter == 'm')
+            carve_gate(v, l);
+        l->s = rows_of(v, c->F);
+    }
+    l->x2 = v->kind == PASS_TRAIN ? rows_of(v, c->D) : l->x;
+    l->rstd1 = floats(v, n_rows(v));
+    l->rstd2 = floats(v, n_rows(v));
+    if (letter == 'm')
+        carve_mamba(v, l);
+    else
+        carve_attention(v, l);
+    l->u = rows_of(v, 2 * (int64_t)c->F);
+}
+
 static void carve_shared_layers(struct acts *a, struct carver *v)
 {
     const size_t mark = v->arena.used;
     size_t top = mark;
     for (int i = 0; i < v->c->L; i++) {
-        carve_layer(v, &a->layer[i], v->c->pattern[i]);
+        carve_layer(v, &a->layer[i], v->c->pattern[i], NULL);
         share_next(v, mark, &top);
     }
     v->arena.used = top;
@@ -112,22 +172,25 @@ static void carve_shared_layers(struct acts *a, struct carver *v)
 static void carve_inputs(struct acts *a, struct carver *v)
 {
     const int L = v->c->L;
-    for (int i = 0; i < L; i += a->stride)
+    for (int i = 0; i < L; i += a->segment)
         a->layer[i].x = rows_of(v, v->c->D);
-    for (int place = 1; place < a->stride; place++) {
+    for (int place = 1; place < a->segment; place++) {
         const struct tensor x = rows_of(v, v->c->D);
-        for (int i = place; i < L; i += a->stride)
+        for (int i = place; i < L; i += a->segment)
             a->layer[i].x = x;
     }
     a->layer[L].x = rows_of(v, v->c->D);
 }
 
+/* Logits that become gradients may be narrow; those that a caller reads are dense and f32. */
 static void carve_head(struct acts *a, struct carver *v)
 {
-    const size_t M = n_rows(v);
-    const bool is_chunk = v->kind != PASS_STEP && M > ACTS_HEAD_ROWS;
-    a->logits = arena_tensor(&v->arena, MEM_ACTS, DT_F32, 2, is_chunk ? ACTS_HEAD_ROWS : (int64_t)M,
-                             v->c->V, 0, 0);
+    const int64_t M = (int64_t)n_rows(v), V = v->c->V;
+    const int64_t rows = v->kind != PASS_STEP && M > v->head_rows ? v->head_rows : M;
+    if (v->kind == PASS_TRAIN)
+        a->logits = wide_rows(v, v->act, rows, V);
+    else
+        a->logits = arena_tensor(&v->arena, MEM_ACTS, DT_F32, 2, rows, V, 0, 0);
 }
 
 static void carve_back_mamba(struct back_acts *b, struct carver *v)
@@ -140,10 +203,8 @@ static void carve_back_mamba(struct back_acts *b, struct carver *v)
 
 static void carve_back_attention(struct back_acts *b, struct carver *v)
 {
-    const int64_t kv = (int64_t)v->c->kv_heads * v->c->head_dim;
-    b->dq = rows_of(v, v->c->D);
-    b->dk = rows_of(v, kv);
-    b->dv = rows_of(v, kv);
+    b->dqkv = rows_of(v, v->c->D + 2 * kv_width(v->c));
+    split_qkv(&b->dq, &b->dk, &b->dv, &b->dqkv, v->c);
     b->dout = rows_of(v, v->c->D);
 }
 
@@ -169,10 +230,12 @@ static void carve_back(struct acts *a, struct carver *v)
 static void carve_train(struct acts *a, struct carver *v)
 {
     carve_inputs(a, v);
-    if (a->is_kept)
-        for (int i = 0; i < v->c->L; i++)
-            carve_layer(v, &a->layer[i], v->c->pattern[i]);
-    else
+    struct layer_acts remade = {0};
+    if (a->is_remade)
+        carve_remade(v, &remade);
+    for (int i = 0; a->is_kept && i < v->c->L; i++)
+        carve_layer(v, &a->layer[i], v->c->pattern[i], a->is_remade ? &remade : NULL);
+    if (!a->is_kept)
         carve_shared_layers(a, v);
     a->h = rows_of(v, v->c->D);
     carve_back(a, v);
@@ -201,39 +264,57 @@ int acts_segment(int L, enum recompute recompute)
     return n;
 }
 
-static size_t carve(struct acts *a, void *base, const struct config *c, enum dtype act,
-                    enum pass_kind kind, enum recompute recompute, int B, int T)
+/* What comes in with one upload and, of a STEP pass, goes out with one download. */
+static void carve_inputs_block(struct acts *a, struct carver *v)
 {
-    struct carver v = {{.base = base}, c, act, kind, B, T};
-    a->B = B;
-    a->T = T;
-    a->is_kept = kind == PASS_TRAIN && recompute == RECOMPUTE_NONE;
-    a->stride = kind == PASS_TRAIN ? acts_segment(c->L, recompute) : 1;
+    const size_t M = n_rows(v), begin = v->arena.used;
+    const bool is_step = v->kind == PASS_STEP;
+    a->stride = (size_t)padded((int64_t)M, ARENA_ALIGN / sizeof(int32_t));
+    a->ids = arena_take(&v->arena, (is_step ? 3 : 4) * a->stride * sizeof(int32_t), MEM_ACTS);
+    a->choice = is_step ? arena_take(&v->arena, M * sizeof *a->choice, MEM_ACTS) : NULL;
+    a->inputs = a->ids;
+    a->inputs_bytes = v->arena.used - begin;
+    a->id = is_step ? arena_take(&v->arena, 2 * M * sizeof(int32_t), MEM_ACTS) : NULL;
+    if (!a->ids) /* planning */
+        return;
+    a->pos = a->ids + a->stride;
+    a->target = a->pos + a->stride;
+    a->seg = is_step ? NULL : a->target + a->stride;
+    a->logp = a->id ? (float *)(void *)(a->id + M) : NULL;
+}
+
+static size_t carve(struct acts *a, void *base, const struct config *c,
+                    const struct acts_shape *shape)
+{
+    const struct dev *dev = shape->dev;
+    const bool is_training = shape->kind == PASS_TRAIN;
+    struct carver v = {{.base = base}, c,           dev->act_dtype, dev->keeps_all,
+                       dev->head_rows, shape->kind, shape->B,       shape->T};
+    a->B = v.B;
+    a->T = v.T;
+    a->is_kept = is_training && shape->recompute == RECOMPUTE_NONE;
+    a->is_remade = a->is_kept && !dev->keeps_all;
+    a->segment = is_training ? acts_segment(c->L, shape->recompute) : 1;
     a->live = -1;
-    a->ids = ints(&v);
-    a->target = ints(&v);
-    a->seg = ints(&v);
-    a->pos = ints(&v);
+    carve_inputs_block(a, &v);
     a->loss = floats(&v, n_rows(&v));
     a->rstd_h = floats(&v, n_rows(&v));
     a->branch = rows_of(&v, c->D);
-    if (kind == PASS_TRAIN)
+    if (is_training)
         carve_train(a, &v);
     else
         carve_forward(a, &v);
     return v.arena.used;
 }
 
-size_t acts_plan(struct acts *a, const struct config *c, enum dtype act, enum pass_kind kind,
-                 enum recompute recompute, int B, int T)
+size_t acts_plan(struct acts *a, const struct config *c, const struct acts_shape *shape)
 {
-    return carve(a, NULL, c, act, kind, recompute, B, T);
+    return carve(a, NULL, c, shape);
 }
 
-void acts_carve(struct acts *a, const struct config *c, enum dtype act, enum pass_kind kind,
-                enum recompute recompute, int B, int T)
+void acts_carve(struct acts *a, const struct config *c, const struct acts_shape *shape)
 {
-    carve(a, a->region, c, act, kind, recompute, B, T);
+    carve(a, a->region, c, shape);
 }
 
 int acts_open(struct acts **a, const struct config *c, struct err *err)

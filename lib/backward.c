@@ -4,13 +4,13 @@
  * adds what comes out at its norm. */
 #include "forward.h"
 
-/* One linear layer: dx = dy w (or +=), dw += dy^T x. */
-static void linear(const struct pass *p, int param, struct tensor *dx, bool add,
-                   const struct tensor *dy, const struct tensor *x)
+/* One linear layer: dx = dy w, dw += dy^T x. */
+static void linear(const struct pass *p, int param, struct tensor *dx, const struct tensor *dy,
+                   const struct tensor *x)
 {
     struct model *m = p->m;
-    struct tensor dw = params_tensor(&m->params, param, m->grad);
-    m->dev->ops->linear_bwd_x(m->dev, dx, dy, &m->weight[param], add);
+    struct tensor dw = params_product(&m->params, param, m->grad);
+    m->dev->ops->linear_bwd_x(m->dev, dx, dy, &m->weight[param], false);
     m->dev->ops->linear_bwd_w(m->dev, &dw, dy, x, m->opts.product);
 }
 
@@ -23,12 +23,16 @@ static void norm(const struct pass *p, int param, const struct tensor *x, const 
                              &m->value[param]);
 }
 
-/* The gradient of a branch before it was dropped, scaled and added. */
-static void take_branch(const struct pass *p, int layer, int which)
+/* The gradient of a branch before it was dropped, scaled and added: the stream's own, where nothing
+ * was. */
+static const struct tensor *take_branch(const struct pass *p, int layer, int which)
 {
     const struct drop drop = drop_of(p, layer, which);
-    p->m->dev->ops->resid_bwd(p->m->dev, &p->a->branch, &p->a->back.dx, p->m->c.residual_multiplier,
-                              &drop, p->m->ctl);
+    const float scale = p->m->c.residual_multiplier;
+    if (drop.p == 0.0f && scale == 1.0f)
+        return &p->a->back.dx;
+    p->m->dev->ops->resid_bwd(p->m->dev, &p->a->branch, &p->a->back.dx, scale, &drop, p->m->ctl);
+    return &p->a->branch;
 }
 
 static void mlp(const struct pass *p, int i)
@@ -36,10 +40,10 @@ static void mlp(const struct pass *p, int i)
     const struct layer_params *lp = &p->m->params.layer[i];
     const struct layer_acts *l = &p->a->layer[i];
     struct back_acts *b = &p->a->back;
-    take_branch(p, i, 1);
-    linear(p, lp->mlp_out, &b->ds, false, &p->a->branch, &l->s);
+    remake_mlp(p, i);
+    linear(p, lp->mlp_out, &b->ds, take_branch(p, i, 1), &l->s);
     p->m->dev->ops->swiglu_bwd(p->m->dev, &b->du, &b->ds, &l->u);
-    linear(p, lp->mlp_in, &b->dn, false, &b->du, &l->n2);
+    linear(p, lp->mlp_in, &b->dn, &b->du, &l->n2);
     norm(p, lp->norm2, &l->x2, l->rstd2);
 }
 
@@ -60,7 +64,7 @@ static void mamba(const struct pass *p, int i)
     struct tensor dconv_w = params_tensor(&m->params, lp->conv_w, m->grad);
     struct tensor dconv_b = params_tensor(&m->params, lp->conv_b, m->grad);
 
-    linear(p, lp->out_proj, &b->dg, false, &p->a->branch, &l->g);
+    linear(p, lp->out_proj, &b->dg, take_branch(p, i, 0), &l->g);
     ops->gatenorm_bwd(m->dev, &b->dy, &dpart.z, &dgate, &b->dg, &l->y, &part.z, l->rstd_g,
                       &m->value[lp->gate_norm]);
     const struct ssd_in in = ssd_inputs(m, i, &l->conv, &part.dt, p->seg, B, T);
@@ -69,7 +73,7 @@ static void mamba(const struct pass *p, int i)
                  l->delta, l->states, &in);
     ops->conv1d_bwd(m->dev, &dpart.xbc, &dconv_w, &dconv_b, &b->dconv, &part.xbc,
                     &m->value[lp->conv_w], &m->value[lp->conv_b], p->seg, B, T);
-    linear(p, lp->in_proj, &b->dn, false, &b->dproj, &l->n1);
+    linear(p, lp->in_proj, &b->dn, &b->dproj, &l->n1);
 }
 
 static void attention(const struct pass *p, int i)
@@ -80,22 +84,20 @@ static void attention(const struct pass *p, int i)
     const struct layer_acts *l = &p->a->layer[i];
     struct back_acts *b = &p->a->back;
     const struct attn_in in = attn_inputs(p, l);
-    linear(p, lp->o, &b->dout, false, &p->a->branch, &l->o);
+    linear(p, lp->o, &b->dout, take_branch(p, i, 0), &l->o);
     ops->attn_bwd(m->dev, &b->dq, &b->dk, &b->dv, &b->dout, &l->o, l->lse, &in);
     if (m->c.use_rope) {
         ops->rope(m->dev, &b->dq, p->a->pos, m->c.attn_heads, m->c.rope_theta, true);
         ops->rope(m->dev, &b->dk, p->a->pos, m->c.kv_heads, m->c.rope_theta, true);
     }
-    linear(p, lp->q, &b->dn, false, &b->dq, &l->n1);
-    linear(p, lp->k, &b->dn, true, &b->dk, &l->n1);
-    linear(p, lp->v, &b->dn, true, &b->dv, &l->n1);
+    linear(p, lp->q, &b->dn, &b->dqkv, &l->n1);
 }
 
 static void block(const struct pass *p, int i)
 {
     const struct layer_acts *l = &p->a->layer[i];
     mlp(p, i);
-    take_branch(p, i, 0);
+    remake_mixer(p, i);
     if (p->m->c.pattern[i] == 'm')
         mamba(p, i);
     else
@@ -116,9 +118,9 @@ static void head(const struct pass *p)
         struct tensor logits = forward_logits(p, row, n);
         m->dev->ops->xent(m->dev, a->loss + row, &logits, a->target + row,
                           1.0f / m->c.logits_scaling, m->ctl);
-        linear(p, m->params.head, &dh, false, &logits, &h);
+        linear(p, m->params.head, &dh, &logits, &h);
     }
-    dev_zero(m->dev, a->back.dx.data, tensor_bytes(&a->back.dx));
+    dev_zero(m->dev, a->back.dx.data, (size_t)(M * a->back.dx.ld) * dtype_size(a->back.dx.dtype));
     norm(p, m->params.final_norm, &a->layer[m->c.L].x, a->rstd_h);
 }
 
@@ -129,9 +131,9 @@ static void recompute(const struct pass *p, int i)
     struct acts *a = p->a;
     if (a->is_kept || a->live == i)
         return;
-    const bool is_last_of_segment = (i + 1) % a->stride == 0;
+    const bool is_last_of_segment = (i + 1) % a->segment == 0;
     if (is_last_of_segment && i + 1 < p->m->c.L)
-        for (int first = i + 1 - a->stride; first < i; first++)
+        for (int first = i + 1 - a->segment; first < i; first++)
             forward_block(p, first, false);
     forward_block(p, i, true);
 }

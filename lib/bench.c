@@ -219,12 +219,10 @@ int bench_prefill(struct bench_read *b, int n, struct bench_phase *out, struct e
 static int decode_pass(void *arg, struct err *err)
 {
     struct reading *r = arg;
-    struct tensor logits;
     for (int i = 0; i < r->n; i++)
         r->state.pos[i] = r->depth;
-    TRY(model_step(&r->read->model, &r->state, r->slot, r->ids, r->n, &logits, err));
-    sampler_run(&r->sampler, &logits, r->slot, r->n, r->ids, r->logp);
-    return 0;
+    return sampler_step(&r->sampler, &r->read->model, &r->state, r->slot, r->ids, r->n, r->ids,
+                        r->logp, err);
 }
 
 /* Attention looks at all keys before, where model_flops_fwd has half of a row. */

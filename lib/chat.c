@@ -159,12 +159,11 @@ static int decode(struct chat *c, const struct chat_calls *calls, struct complet
     TRY(gen_choice(&c->opts, c->model->c.V, &o, err));
     sampler_start(&c->sampler, 0, &o, (uint32_t)c->ids.n, c->ids.data, c->ids.n);
     while (a->stop == GEN_GOES_ON) {
-        struct tensor logits;
         int32_t id;
         float logp;
-        TRY(model_step(c->model, &c->state, &slot, &c->ids.data[c->ids.n - 1], 1, &logits, err));
+        TRY(sampler_step(&c->sampler, c->model, &c->state, &slot, &c->ids.data[c->ids.n - 1], 1,
+                         &id, &logp, err));
         c->n_read++;
-        sampler_run(&c->sampler, &logits, &slot, 1, &id, &logp);
         TRY(ids_put(&c->ids, id, err));
         TRY(completion_put(a, &c->opts, c->tok, id, logp, gen_room(&c->state) - c->state.pos[0],
                            err));

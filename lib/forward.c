@@ -57,13 +57,21 @@ struct drop drop_of(const struct pass *p, int layer, int which)
                          .site = (uint32_t)(layer * 4 + which)};
 }
 
-/* to = from + residual_multiplier * drop(branch) */
+/* to = from + residual_multiplier * drop(x w^T) */
 static void add_branch(const struct pass *p, int layer, int which, struct tensor *to,
-                       const struct tensor *from)
+                       const struct tensor *from, const struct tensor *x, int param)
 {
     const struct drop drop = drop_of(p, layer, which);
-    p->m->dev->ops->resid_fwd(p->m->dev, to, from, &p->a->branch, p->m->c.residual_multiplier,
-                              &drop, p->m->ctl);
+    struct dev *dev = p->m->dev;
+    const struct ops *ops = dev->ops;
+    const struct weight *w = &p->m->weight[param];
+    const float scale = p->m->c.residual_multiplier;
+    if (ops->linear_resid_fwd && drop.p == 0.0f) {
+        ops->linear_resid_fwd(dev, to, from, x, w, scale);
+        return;
+    }
+    ops->linear_fwd(dev, &p->a->branch, x, w);
+    ops->resid_fwd(dev, to, from, &p->a->branch, scale, &drop, p->m->ctl);
 }
 
 void forward_embed(const struct pass *p)
@@ -95,31 +103,33 @@ static void mamba(const struct pass *p, int i)
                       m->c.norm_eps);
 }
 
+/* What was projected goes on into the cache, and attention reads all that lies there. */
+static void use_cache(const struct pass *p, int i, struct attn_in *in)
+{
+    const int64_t past = p->state->pos[p->slot], T = p->a->T;
+    const struct tensor kc = state_keys(p->state, i, p->slot);
+    const struct tensor vc = state_values(p->state, i, p->slot);
+    struct tensor k = tensor_row_range(&kc, past, T), v = tensor_row_range(&vc, past, T);
+    p->m->dev->ops->cast(p->m->dev, &k, &in->k);
+    p->m->dev->ops->cast(p->m->dev, &v, &in->v);
+    in->k = tensor_row_range(&kc, 0, past + T);
+    in->v = tensor_row_range(&vc, 0, past + T);
+    in->past = (int)past;
+}
+
 static void attention(const struct pass *p, int i)
 {
     struct model *m = p->m;
     const struct ops *ops = m->dev->ops;
     struct layer_acts *l = &p->a->layer[i];
-    const struct layer_params *lp = &m->params.layer[i];
-    struct tensor k = l->k, v = l->v;
     struct attn_in in = attn_inputs(p, l);
-    if (p->state) { /* keys and values go straight into the cache, and attention reads it */
-        const int64_t past = p->state->pos[p->slot], T = p->a->T;
-        const struct tensor kc = state_keys(p->state, i, p->slot);
-        const struct tensor vc = state_values(p->state, i, p->slot);
-        k = tensor_row_range(&kc, past, T);
-        v = tensor_row_range(&vc, past, T);
-        in.k = tensor_row_range(&kc, 0, past + T);
-        in.v = tensor_row_range(&vc, 0, past + T);
-        in.past = (int)past;
-    }
-    ops->linear_fwd(m->dev, &l->q, &l->n1, &m->weight[lp->q]);
-    ops->linear_fwd(m->dev, &k, &l->n1, &m->weight[lp->k]);
-    ops->linear_fwd(m->dev, &v, &l->n1, &m->weight[lp->v]);
+    ops->linear_fwd(m->dev, &l->qkv, &l->n1, &m->weight[m->params.layer[i].q]);
     if (m->c.use_rope) {
         ops->rope(m->dev, &l->q, p->a->pos, m->c.attn_heads, m->c.rope_theta, false);
-        ops->rope(m->dev, &k, p->a->pos, m->c.kv_heads, m->c.rope_theta, false);
+        ops->rope(m->dev, &l->k, p->a->pos, m->c.kv_heads, m->c.rope_theta, false);
     }
+    if (p->state)
+        use_cache(p, i, &in);
     ops->attn_fwd(m->dev, &l->o, l->lse, &in);
 }
 
@@ -133,21 +143,47 @@ void forward_block(const struct pass *p, int i, bool is_again)
     ops->rmsnorm_fwd(dev, &l->n1, l->rstd1, &l->x, &m->value[lp->norm1], m->c.norm_eps);
     if (m->c.pattern[i] == 'm') {
         mamba(p, i);
-        ops->linear_fwd(dev, &p->a->branch, &l->g, &m->weight[lp->out_proj]);
+        add_branch(p, i, 0, &l->x2, &l->x, &l->g, lp->out_proj);
     } else {
         attention(p, i);
-        ops->linear_fwd(dev, &p->a->branch, &l->o, &m->weight[lp->o]);
+        add_branch(p, i, 0, &l->x2, &l->x, &l->o, lp->o);
     }
-    add_branch(p, i, 0, &l->x2, &l->x);
-
     ops->rmsnorm_fwd(dev, &l->n2, l->rstd2, &l->x2, &m->value[lp->norm2], m->c.norm_eps);
     ops->linear_fwd(dev, &l->u, &l->n2, &m->weight[lp->mlp_in]);
     ops->swiglu_fwd(dev, &l->s, &l->u);
     p->a->live = i;
-    if (is_again)
+    if (!is_again)
+        add_branch(p, i, 1, &p->a->layer[i + 1].x, &l->x2, &l->s, lp->mlp_out);
+}
+
+/* --- for the backward: what one set of memory holds for all blocks --- */
+
+void remake_mlp(const struct pass *p, int i)
+{
+    struct model *m = p->m;
+    struct layer_acts *l = &p->a->layer[i];
+    if (!p->a->is_remade)
         return;
-    ops->linear_fwd(dev, &p->a->branch, &l->s, &m->weight[lp->mlp_out]);
-    add_branch(p, i, 1, &p->a->layer[i + 1].x, &l->x2);
+    m->dev->ops->rmsnorm_fwd(m->dev, &l->n2, NULL, &l->x2, &m->value[m->params.layer[i].norm2],
+                             m->c.norm_eps);
+    m->dev->ops->swiglu_fwd(m->dev, &l->s, &l->u);
+}
+
+void remake_mixer(const struct pass *p, int i)
+{
+    struct model *m = p->m;
+    const struct ops *ops = m->dev->ops;
+    struct layer_acts *l = &p->a->layer[i];
+    const struct layer_params *lp = &m->params.layer[i];
+    if (!p->a->is_remade)
+        return;
+    ops->rmsnorm_fwd(m->dev, &l->n1, NULL, &l->x, &m->value[lp->norm1], m->c.norm_eps);
+    if (m->c.pattern[i] != 'm')
+        return;
+    const struct mamba_parts part = mamba_split(&m->c, &l->proj);
+    ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, &m->value[lp->conv_w], &m->value[lp->conv_b],
+                    p->seg, NULL, p->a->B, p->a->T);
+    ops->gatenorm_fwd(m->dev, &l->g, NULL, &l->y, &part.z, &m->value[lp->gate_norm], m->c.norm_eps);
 }
 
 void forward_norm(const struct pass *p, const struct tensor *w)

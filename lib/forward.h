@@ -15,6 +15,11 @@ struct pass {
     int slot;
 };
 
+/* What dev_run knows a piece of work by: what is done, its shape, the memory it is done in, and
+ * what else it refers to (a state, tables; NULL: nothing). */
+enum run_kind { RUN_TRAIN, RUN_LOSS, RUN_STEP, RUN_CHOOSE };
+uint64_t model_key(const struct model *m, enum run_kind kind, int B, int T, const void *with);
+
 /* The parts of one projection: z (M,E), xbc (M,E+2GN) and dt (M,H). */
 struct mamba_parts {
     struct tensor z, xbc, dt;
@@ -26,6 +31,11 @@ struct ssd_in ssd_inputs(const struct model *m, int layer, const struct tensor *
 struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l);
 /* Where the branch of mixer (which 0) or MLP (1) is dropped. */
 struct drop drop_of(const struct pass *p, int layer, int which);
+
+/* Where the forward's norms, gates and convolutions were not kept, what a block's MLP, or its
+ * mixer, needs of them for its gradients. */
+void remake_mlp(const struct pass *p, int i);
+void remake_mixer(const struct pass *p, int i);
 
 /* Makes the workspace large enough for attention over the state, see model_opts.S. */
 MUST_USE int model_reserve(struct model *m, const struct state *s, struct err *err);

@@ -231,7 +231,6 @@ static int hand_back(struct run *r, struct err *err)
 static int step(struct run *r, struct err *err)
 {
     struct gen *g = r->g;
-    struct tensor logits;
     int R = 0;
     for (int i = 0; i < g->n_slots; i++) {
         if (!g->slot[i].is_taken)
@@ -243,8 +242,8 @@ static int step(struct run *r, struct err *err)
     }
     if (R == 0)
         return 0;
-    TRY(model_step(g->model, &g->state, g->row_slot, g->row_id, R, &logits, err));
-    sampler_run(&g->sampler, &logits, g->row_slot, R, g->row_choice, g->row_logp);
+    TRY(sampler_step(&g->sampler, g->model, &g->state, g->row_slot, g->row_id, R, g->row_choice,
+                     g->row_logp, err));
     for (int k = 0; k < R; k++) {
         const int slot = g->row_slot[k];
         struct job *j = job_at(r, g->slot[slot].number);

@@ -9,23 +9,24 @@
 
 /* --- the plan: every size that the device memory of a model follows from --- */
 
-/* The greatest region that any of the passes asks for. */
+/* The greatest region, and the most that is uploaded for a pass, of all passes. */
 static size_t region_bytes(struct model *m)
 {
     const struct model_opts *o = &m->opts;
-    const enum dtype act = m->dev->act_dtype;
-    size_t need[4] = {0}, most = 0;
-    if (o->B > 0) {
-        need[0] = acts_plan(m->acts, &m->c, act, PASS_FORWARD, o->recompute, o->B, o->T);
-        if (o->is_training)
-            need[1] = acts_plan(m->acts, &m->c, act, PASS_TRAIN, o->recompute, o->B, o->T);
+    const struct acts_shape shape[] = {
+        {m->dev, PASS_FORWARD, o->recompute, o->B, o->T},
+        {m->dev, PASS_TRAIN, o->recompute, o->is_training ? o->B : 0, o->T},
+        {m->dev, PASS_FORWARD, o->recompute, o->read_T ? 1 : 0, o->read_T},
+        {m->dev, PASS_STEP, o->recompute, o->step_R, 1},
+    };
+    size_t most = 0;
+    m->stage_bytes = 0;
+    for (int i = 0; i < 4; i++) {
+        const size_t need = shape[i].B ? acts_plan(m->acts, &m->c, &shape[i]) : 0;
+        most = need > most ? need : most;
+        if (shape[i].B && m->acts->inputs_bytes > m->stage_bytes)
+            m->stage_bytes = m->acts->inputs_bytes;
     }
-    if (o->read_T > 0)
-        need[2] = acts_plan(m->acts, &m->c, act, PASS_FORWARD, o->recompute, 1, o->read_T);
-    if (o->step_R > 0)
-        need[3] = acts_plan(m->acts, &m->c, act, PASS_STEP, o->recompute, o->step_R, 1);
-    for (int i = 0; i < 4; i++)
-        most = need[i] > most ? need[i] : most;
     return most;
 }
 
@@ -75,22 +76,32 @@ static size_t work_bytes(const struct model *m)
     return most;
 }
 
+/* Where parameter i's values are: in the master; behind its neighbour's, where both are parts of
+ * one product; or in memory of its own, unless a handle is all that is kept. */
+static float *take_value(struct model *m, struct arena *a, int i, size_t handle)
+{
+    const struct param *t = &m->params.list[i];
+    if (m->opts.is_training)
+        return m->master ? m->master + t->offset : NULL;
+    if (t->is_matrix && t->product_rows == 0) {
+        float *before = m->value[i - 1].data;
+        return before ? before + m->params.list[i - 1].count : NULL;
+    }
+    const size_t n = t->is_matrix ? (size_t)(t->product_rows * t->dim[1]) : t->count;
+    return handle ? NULL : arena_take(a, n * sizeof(float), MEM_WEIGHTS);
+}
+
 static void take_weight(struct model *m, struct arena *a, int i)
 {
     const struct param *t = &m->params.list[i];
     const enum dtype product = m->opts.product;
-    const size_t handle =
-        t->is_matrix ? m->dev->ops->weight_bytes(m->dev, (int)t->dim[0], (int)t->dim[1], product)
-                     : 0;
-    float *data = NULL;
-    if (m->opts.is_training)
-        data = m->master ? m->master + t->offset : NULL;
-    else if (handle == 0)
-        data = arena_take(a, t->count * sizeof(float), MEM_WEIGHTS);
+    const int n = (int)t->product_rows, k = (int)t->dim[1];
+    const size_t handle = n ? m->dev->ops->weight_bytes(m->dev, n, k, product) : 0;
+    float *data = take_value(m, a, i, handle);
     m->value[i] = tensor_of(data, DT_F32, t->n_dims, t->dim[0], t->dim[1], t->dim[2], 0);
-    if (!t->is_matrix)
+    if (n == 0)
         return;
-    m->weight[i] = (struct weight){(int)t->dim[0], (int)t->dim[1], product, 0, data};
+    m->weight[i] = (struct weight){n, k, product, 0, data};
     if (handle)
         m->weight[i].data = arena_take(a, handle, MEM_WEIGHTS);
 }
@@ -110,6 +121,13 @@ static void take_all(struct model *m, struct arena *a)
     m->acts->region = arena_take(a, region_bytes(m), MEM_ACTS);
 }
 
+uint64_t model_key(const struct model *m, enum run_kind kind, int B, int T, const void *with)
+{
+    const uint64_t words[] = {(uint64_t)kind, (uint64_t)B, (uint64_t)T,
+                              (uint64_t)(uintptr_t)m->block, (uint64_t)(uintptr_t)with};
+    return XXH3_64bits(words, sizeof words);
+}
+
 int model_reserve(struct model *m, const struct state *s, struct err *err)
 {
     if (s->S <= m->work_S || !strchr(m->c.pattern, 't'))
@@ -118,7 +136,7 @@ int model_reserve(struct model *m, const struct state *s, struct err *err)
     return dev_reserve(m->dev, work_bytes(m), err);
 }
 
-static int check_opts(const struct model_opts *o, struct err *err)
+static int check_opts(const struct model_opts *o, const struct dev *dev, struct err *err)
 {
     if (o->read_T < 0 || o->step_R < 0 || o->S < 0)
         return err_set(err, NULL, "give sizes of at least 1",
@@ -132,8 +150,8 @@ static int check_opts(const struct model_opts *o, struct err *err)
                        "a micro-batch of %d rows of %d positions is too large", o->B, o->T);
     if (!(o->dropout >= 0.0f && o->dropout < 1.0f))
         return err_set(err, NULL, "set it within 0 to 1", "dropout is %g", (double)o->dropout);
-    if (o->product != DT_F32 && o->product != DT_BF16 && o->product != DT_F16)
-        return err_set(err, NULL, "use f32, bf16 or f16", "products cannot be in %s",
+    if (o->product != DT_F32 && o->product != DT_BF16 && o->product != dev->act_dtype)
+        return err_set(err, NULL, "use f32, bf16, or what the device has", "products cannot be in %s",
                        dtype_name(o->product));
     return 0;
 }
@@ -143,19 +161,20 @@ static int prepare(struct model *m, const struct config *c, const struct model_o
                    struct dev *dev, struct err *err)
 {
     *m = (struct model){.c = *c, .opts = *opts, .dev = dev};
+    if (dev->act_dtype != DT_F32)
+        m->opts.product = dev->act_dtype;
     m->work_S = opts->S > 0 ? opts->S : c->max_positions;
     TRY(config_check(c, err));
-    TRY(check_opts(opts, err));
+    TRY(check_opts(&m->opts, dev, err));
     TRY(params_open(&m->params, c, err));
     TRY(acts_open(&m->acts, c, err));
     m->value = calloc((size_t)m->params.n, sizeof *m->value);
     m->weight = calloc((size_t)m->params.n, sizeof *m->weight);
-    const int n_pos = opts->read_T > opts->step_R ? opts->read_T : opts->step_R;
-    m->host_pos = calloc((size_t)n_pos + 1, sizeof *m->host_pos);
-    if (!m->value || !m->weight || !m->host_pos)
+    if (!m->value || !m->weight)
         return err_oom(err, (size_t)m->params.n * sizeof *m->value);
     take_all(m, &m->plan);
-    return 0;
+    m->stage = calloc(m->stage_bytes + 1, 1);
+    return m->stage ? 0 : err_oom(err, m->stage_bytes);
 }
 
 static void add_work(const struct model *m, struct arena *plan)
@@ -200,10 +219,12 @@ int model_open(struct model *m, const struct config *c, const struct model_opts 
 
 void model_close(struct model *m)
 {
-    if (m->block)
+    if (m->block) {
+        dev_forget(m->dev);
         dev_free(m->dev, m->block);
+    }
     acts_close(m->acts);
-    free(m->host_pos);
+    free(m->stage);
     free(m->weight);
     free(m->value);
     params_free(&m->params);
@@ -225,27 +246,38 @@ static void fill_head_norm(struct model *m)
 void model_refresh(struct model *m)
 {
     for (int i = 0; i < m->params.n; i++)
-        if (m->params.list[i].is_matrix && m->value[i].data)
-            m->dev->ops->weight_fill(m->dev, &m->weight[i], &m->value[i]);
+        if (m->params.list[i].product_rows && m->value[i].data) {
+            struct tensor from = params_product(&m->params, i, NULL);
+            from.data = m->value[i].data;
+            m->dev->ops->weight_fill(m->dev, &m->weight[i], &from);
+        }
     fill_head_norm(m);
 }
 
-/* The matrices that are kept as handles only go through a buffer on the device. */
+/* Whether the product that starts with parameter i is kept as a handle only. */
+static bool is_handle_only(const struct model *m, int i)
+{
+    return m->params.list[i].product_rows && !m->value[i].data;
+}
+
+/* Those go through a buffer on the device. */
 static int fill_handles(struct model *m, const float *host, struct err *err)
 {
     size_t most = 0;
     void *stage = NULL;
-    for (int i = 0; i < m->params.n; i++)
-        if (!m->value[i].data && m->params.list[i].count > most)
-            most = m->params.list[i].count;
+    for (int i = 0; i < m->params.n; i++) {
+        const struct tensor t = params_product(&m->params, i, NULL);
+        if (is_handle_only(m, i) && tensor_bytes(&t) > most)
+            most = tensor_bytes(&t);
+    }
     if (most == 0)
         return 0;
-    TRY(dev_alloc(m->dev, &stage, most * sizeof(float), err));
+    TRY(dev_alloc(m->dev, &stage, most, err));
     for (int i = 0; i < m->params.n; i++) {
-        if (m->value[i].data)
-            continue;
-        struct tensor t = m->value[i];
+        struct tensor t = params_product(&m->params, i, NULL);
         t.data = stage;
+        if (!is_handle_only(m, i))
+            continue;
         dev_upload(m->dev, stage, host + m->params.list[i].offset, tensor_bytes(&t));
         m->dev->ops->weight_fill(m->dev, &m->weight[i], &t);
     }

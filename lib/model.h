@@ -17,7 +17,8 @@
 #include "state.h"
 
 struct model_opts {
-    enum dtype product; /* what products read: DT_F32 or DT_BF16 */
+    enum dtype product; /* what products read: DT_F32 or DT_BF16; where the device's activations
+                           are narrow, they decide */
     bool is_training;   /* gradients and backward activations are planned */
     int B, T;           /* the largest micro-batch of model_loss; 0: none */
     enum recompute recompute;
@@ -37,11 +38,12 @@ struct model {
     float *grad;           /* the same layout; training only */
     struct tensor *value;  /* (params.n) f32 tensors on the device; data NULL where a matrix is kept
                               as a handle only. In the master when training. Owned */
-    struct weight *weight; /* (params.n) handles, of the matrices only; owned */
+    struct weight *weight; /* (params.n) handles, of the first matrix of each product; owned */
     float *head_norm;      /* (D) final norm / logits_scaling, for passes that return logits */
     struct step_ctl *ctl;  /* device memory */
     struct acts *acts;     /* owned */
-    int32_t *host_pos;     /* max(read_T, step_R) positions on their way to the device; owned */
+    void *stage;           /* host: the inputs of a pass on their way to acts->inputs; owned */
+    size_t stage_bytes;    /* of the pass with the most */
     void *block;           /* all device memory above, owned */
     struct arena plan;     /* bytes by kind: what was taken, MEM_WORK in dev->work */
     int work_S;            /* positions that the workspace is made for */
@@ -83,6 +85,13 @@ MUST_USE int model_read(struct model *m, struct state *s, int slot, const int32_
  * memory, owned by the model, valid until the next pass; feed it to ops->sample or download it. */
 MUST_USE int model_step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
                         int R, struct tensor *logits, struct err *err);
+/* The same, then ops->sample: row r's next token by choice[r] (host memory) and tables (device
+ * memory), into id and logp (R, host memory). All goes to the device in one piece and comes back in
+ * one. */
+MUST_USE int model_choose(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
+                          int R, const struct sample_row *choice,
+                          const struct sample_tables *tables, int32_t *id, float *logp,
+                          struct err *err);
 
 /* Floating-point operations of one token at rows of T, multiply-adds counting 2: of the forward
  * pass, and of forward, backward (twice that) and what is recomputed. Counted, a token: 2 a weight

@@ -69,16 +69,32 @@ int optim_open(struct optim *o, const struct params *p, enum dtype moments, stru
 
 void optim_close(struct optim *o)
 {
-    if (o->dev)
+    if (o->block) {
+        dev_forget(o->dev);
         dev_free(o->dev, o->block);
+    }
     *o = (struct optim){0};
 }
 
-void optim_step(struct optim *o, struct model *m)
+struct work {
+    struct optim *o;
+    struct model *m;
+};
+
+static void run_step(void *arg)
 {
+    const struct work *w = arg;
+    struct optim *o = w->o;
+    struct model *m = w->m;
     const struct ops *ops = o->dev->ops;
     ops->gnorm(o->dev, m->ctl, m->grad, m->params.count);
     ops->adamw(o->dev, m->master, &o->m, &o->v, m->grad, m->params.count, o->runs, o->n_runs,
                m->ctl);
     model_refresh(m);
+}
+
+void optim_step(struct optim *o, struct model *m)
+{
+    struct work work = {o, m};
+    dev_run(o->dev, (uint64_t)(uintptr_t)o->block, run_step, &work);
 }

@@ -16,6 +16,11 @@ struct builder {
     char prefix[40];
 };
 
+static void pad(struct params *p)
+{
+    p->count = (p->count + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+}
+
 static int add(struct builder *b, const char *name, enum init_kind init, int n_dims, int64_t d0,
                int64_t d1, int64_t d2)
 {
@@ -28,7 +33,9 @@ static int add(struct builder *b, const char *name, enum init_kind init, int n_d
         t->count *= (size_t)t->dim[i];
     t->is_matrix = init == INIT_EMBED || init == INIT_LINEAR || init == INIT_LINEAR_OUT;
     t->has_decay = t->is_matrix && init != INIT_EMBED;
-    b->p->count += (t->count + PARAM_ALIGN - 1) / PARAM_ALIGN * PARAM_ALIGN;
+    t->product_rows = t->is_matrix ? t->dim[0] : 0;
+    b->p->count += t->count;
+    pad(b->p);
     b->p->n_values += (int64_t)t->count;
     return b->p->n++;
 }
@@ -42,6 +49,19 @@ static int add_matrix(struct builder *b, const char *name, enum init_kind init, 
                       int64_t k)
 {
     return add(b, name, init, 2, n, k, 0);
+}
+
+/* Makes matrix i a part of the product that starts with matrix `first`, right behind the part that
+ * was added before. */
+static int join(struct builder *b, int first, int i)
+{
+    struct param *t = &b->p->list[i], *before = t - 1;
+    t->offset = before->offset + before->count;
+    b->p->count = t->offset + t->count;
+    pad(b->p);
+    b->p->list[first].product_rows += t->product_rows;
+    t->product_rows = 0;
+    return i;
 }
 
 static void add_mamba(struct builder *b, const struct config *c, struct layer_params *l)
@@ -62,8 +82,8 @@ static void add_attention(struct builder *b, const struct config *c, struct laye
 {
     const int64_t D = c->D, kv = (int64_t)c->kv_heads * c->head_dim;
     l->q = add_matrix(b, "self_attn.q_proj.weight", INIT_LINEAR, D, D);
-    l->k = add_matrix(b, "self_attn.k_proj.weight", INIT_LINEAR, kv, D);
-    l->v = add_matrix(b, "self_attn.v_proj.weight", INIT_LINEAR, kv, D);
+    l->k = join(b, l->q, add_matrix(b, "self_attn.k_proj.weight", INIT_LINEAR, kv, D));
+    l->v = join(b, l->q, add_matrix(b, "self_attn.v_proj.weight", INIT_LINEAR, kv, D));
     l->o = add_matrix(b, "self_attn.o_proj.weight", INIT_LINEAR_OUT, D, D);
 }
 
@@ -110,6 +130,12 @@ struct tensor params_tensor(const struct params *p, int i, float *base)
 {
     const struct param *t = &p->list[i];
     return tensor_of(base + t->offset, DT_F32, t->n_dims, t->dim[0], t->dim[1], t->dim[2], 0);
+}
+
+struct tensor params_product(const struct params *p, int i, float *base)
+{
+    const struct param *t = &p->list[i];
+    return tensor_of(base ? base + t->offset : NULL, DT_F32, 2, t->product_rows, t->dim[1], 0, 0);
 }
 
 int params_find(const struct params *p, const char *name)

@@ -1,6 +1,7 @@
 /* params: the list of a model's parameter tensors, in checkpoint order, under Hugging Face's names.
  * The values live in one flat f32 block (master weights); gradients and moments are blocks of the
- * same layout. */
+ * same layout. Offsets are multiples of 16 elements, save those of k and v, which follow q without
+ * a gap. */
 #ifndef HM_PARAMS_H
 #define HM_PARAMS_H
 
@@ -22,9 +23,12 @@ struct param {
     char name[80];
     int n_dims;
     int64_t dim[TENSOR_DIMS];
-    size_t offset, count; /* elements in the flat block; offsets are multiples of 16 */
+    size_t offset, count; /* elements in the flat block */
+    /* Rows of the product that starts with this matrix: its own and those of the neighbours that
+     * read the same input (q, k and v are one product). 0: not a matrix, or a neighbour's part. */
+    int64_t product_rows;
     enum init_kind init;
-    bool is_matrix; /* used in products: has a weight handle */
+    bool is_matrix; /* used in products */
     bool has_decay; /* AdamW decays it: matrices, but not embeddings */
 };
 
@@ -50,6 +54,8 @@ void params_free(struct params *p);
 
 /* The f32 tensor of parameter i within the flat block `base`. */
 struct tensor params_tensor(const struct params *p, int i, float *base);
+/* The (product_rows, k) matrix of the product that starts with parameter i; base NULL: no data. */
+struct tensor params_product(const struct params *p, int i, float *base);
 /* Index of the parameter of that name, or -1. */
 int params_find(const struct params *p, const char *name);
 

@@ -14,14 +14,24 @@ static int check_ids(const struct model *m, const int32_t *ids, size_t n, int32_
     return 0;
 }
 
-static void upload_rows(const struct pass *p, const struct rows *rows)
+/* List i of the inputs on the host, in the order of struct acts. */
+static int32_t *staged(const struct model *m, int i)
 {
-    struct dev *dev = p->m->dev;
-    const size_t bytes = (size_t)rows->B * (size_t)rows->T * sizeof(int32_t);
-    dev_upload(dev, p->a->ids, rows->ids, bytes);
-    dev_upload(dev, p->a->target, rows->target, bytes);
-    dev_upload(dev, p->a->seg, rows->seg, bytes);
-    dev_upload(dev, p->a->pos, rows->pos, bytes);
+    return (int32_t *)m->stage + (size_t)i * m->acts->stride;
+}
+
+static void upload_inputs(struct model *m, int n_lists)
+{
+    dev_upload(m->dev, m->acts->inputs, m->stage,
+               (size_t)n_lists * m->acts->stride * sizeof(int32_t));
+}
+
+static void upload_rows(struct model *m, const struct rows *rows)
+{
+    const int32_t *const list[4] = {rows->ids, rows->pos, rows->target, rows->seg};
+    for (int i = 0; i < 4; i++)
+        memcpy(staged(m, i), list[i], (size_t)rows->B * (size_t)rows->T * sizeof(int32_t));
+    upload_inputs(m, 4);
 }
 
 static int check_rows(const struct model *m, const struct rows *rows, bool is_backward,
@@ -38,27 +48,46 @@ static int check_rows(const struct model *m, const struct rows *rows, bool is_ba
     return check_ids(m, rows->target, M, -1, err);
 }
 
+/* What model_loss does on the device once the inputs are there. */
+struct loss_work {
+    struct pass pass;
+    bool is_backward;
+};
+
+static void run_loss(void *arg)
+{
+    const struct loss_work *w = arg;
+    const struct pass *p = &w->pass;
+    struct model *m = p->m;
+    forward_embed(p);
+    for (int i = 0; i < m->c.L; i++)
+        forward_block(p, i, false);
+    forward_norm(p, &m->value[m->params.final_norm]);
+    if (w->is_backward)
+        backward(p);
+    else
+        forward_loss(p, 1.0f / m->c.logits_scaling, m->ctl);
+}
+
 int model_loss(struct model *m, const struct rows *rows, bool is_backward, int micro, float *loss,
                struct err *err)
 {
     TRY(check_rows(m, rows, is_backward, err));
-    acts_carve(m->acts, &m->c, m->dev->act_dtype, is_backward ? PASS_TRAIN : PASS_FORWARD,
-               m->opts.recompute, rows->B, rows->T);
-    const struct pass p = {.m = m, .a = m->acts, .seg = m->acts->seg, .is_dropping = is_backward};
+    const struct acts_shape shape = {m->dev, is_backward ? PASS_TRAIN : PASS_FORWARD,
+                                     m->opts.recompute, rows->B, rows->T};
+    acts_carve(m->acts, &m->c, &shape);
+    struct loss_work work = {{.m = m, .a = m->acts, .seg = m->acts->seg}, is_backward};
     const int32_t number = micro;
-    upload_rows(&p, rows);
-    dev_upload(m->dev, &m->ctl->micro, &number, sizeof number);
-    forward_embed(&p);
-    for (int i = 0; i < m->c.L; i++)
-        forward_block(&p, i, false);
-    forward_norm(&p, &m->value[m->params.final_norm]);
-    if (is_backward)
-        backward(&p);
-    else
-        forward_loss(&p, 1.0f / m->c.logits_scaling, m->ctl);
-    if (loss)
-        dev_download(m->dev, loss, m->acts->loss, (size_t)rows->B * (size_t)rows->T * sizeof *loss);
-    return 0;
+    upload_rows(m, rows);
+    work.pass.is_dropping = is_backward && m->opts.dropout > 0.0f;
+    if (work.pass.is_dropping)
+        dev_upload(m->dev, &m->ctl->micro, &number, sizeof number);
+    dev_run(m->dev, model_key(m, is_backward ? RUN_TRAIN : RUN_LOSS, rows->B, rows->T, NULL),
+            run_loss, &work);
+    if (!loss)
+        return 0;
+    dev_download(m->dev, loss, m->acts->loss, (size_t)rows->B * (size_t)rows->T * sizeof *loss);
+    return dev_status(m->dev, err);
 }
 
 /* --- reading --- */
@@ -73,19 +102,21 @@ static void last_logits(const struct pass *p, float *logits)
     dev_download(m->dev, logits, out.data, (size_t)m->c.V * sizeof *logits);
 }
 
-/* One piece of n <= read_T ids; host_pos has room for n. */
+/* One piece of n <= read_T ids. Where it lies in the cache is no device memory, so it is not
+ * recorded. */
 static void read_piece(struct model *m, struct state *s, int slot, const int32_t *ids, int n,
-                       const int32_t *target, float *loss, float *logits, int32_t *host_pos)
+                       const int32_t *target, float *loss, float *logits)
 {
-    acts_carve(m->acts, &m->c, m->dev->act_dtype, PASS_FORWARD, m->opts.recompute, 1, n);
+    const struct acts_shape shape = {m->dev, PASS_FORWARD, m->opts.recompute, 1, n};
+    acts_carve(m->acts, &m->c, &shape);
     const struct pass p = {.m = m, .a = m->acts, .state = s, .slot = slot};
     const size_t bytes = (size_t)n * sizeof *ids;
+    memcpy(staged(m, 0), ids, bytes);
     for (int i = 0; i < n; i++)
-        host_pos[i] = s->pos[slot] + i;
-    dev_upload(m->dev, p.a->ids, ids, bytes);
-    dev_upload(m->dev, p.a->pos, host_pos, bytes);
+        staged(m, 1)[i] = s->pos[slot] + i;
     if (target)
-        dev_upload(m->dev, p.a->target, target, bytes);
+        memcpy(staged(m, 2), target, bytes);
+    upload_inputs(m, target ? 3 : 2);
     forward_embed(&p);
     for (int i = 0; i < m->c.L; i++)
         forward_block(&p, i, false);
@@ -130,8 +161,8 @@ int model_read(struct model *m, struct state *s, int slot, const int32_t *ids, s
         const int take = (int)(left < most ? left : most);
         const bool is_last = (size_t)take == left;
         read_piece(m, s, slot, ids + at, take, target ? target + at : NULL,
-                   target ? loss + at : NULL, is_last ? logits : NULL, m->host_pos);
+                   target ? loss + at : NULL, is_last ? logits : NULL);
         at += (size_t)take;
     }
-    return 0;
+    return target || logits ? dev_status(m->dev, err) : 0;
 }

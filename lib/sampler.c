@@ -112,7 +112,6 @@ int sample_add_bias(struct sample_opts *o, int64_t id, double value, int V, stru
 
 static void carve_table(struct sample_table *t, struct arena *a, size_t n)
 {
-    t->row = arena_take(a, n * sizeof *t->row, MEM_WORK);
     t->recent = arena_take(a, n * SAMPLE_RECENT * sizeof *t->recent, MEM_WORK);
     t->bias_id = arena_take(a, n * SAMPLE_BIAS * sizeof *t->bias_id, MEM_WORK);
     t->bias = arena_take(a, n * SAMPLE_BIAS * sizeof *t->bias, MEM_WORK);
@@ -120,16 +119,14 @@ static void carve_table(struct sample_table *t, struct arena *a, size_t n)
 
 static void carve_host(struct sampler *s, struct arena *a)
 {
-    carve_table(&s->slot, a, (size_t)s->n_slots);
-    carve_table(&s->rows, a, (size_t)s->n_slots);
-    s->window = arena_take(a, (size_t)s->n_slots * sizeof *s->window, MEM_WORK);
-}
-
-static void carve_dev(struct sampler *s, struct arena *a)
-{
-    carve_table(&s->dev_rows, a, (size_t)s->n_slots);
-    s->dev_id = arena_take(a, (size_t)s->n_slots * sizeof *s->dev_id, MEM_WORK);
-    s->dev_logp = arena_take(a, (size_t)s->n_slots * sizeof *s->dev_logp, MEM_WORK);
+    const size_t n = (size_t)s->n_slots;
+    s->slot_row = arena_take(a, n * sizeof *s->slot_row, MEM_WORK);
+    s->row = arena_take(a, n * sizeof *s->row, MEM_WORK);
+    carve_table(&s->slot, a, n);
+    carve_table(&s->rows, a, n);
+    s->window = arena_take(a, n * sizeof *s->window, MEM_WORK);
+    s->version = arena_take(a, n * sizeof *s->version, MEM_WORK);
+    s->sent = arena_take(a, n * sizeof *s->sent, MEM_WORK);
 }
 
 int sampler_open(struct sampler *s, struct dev *dev, int n_slots, int V, struct err *err)
@@ -137,7 +134,7 @@ int sampler_open(struct sampler *s, struct dev *dev, int n_slots, int V, struct 
     *s = (struct sampler){.dev = dev, .n_slots = n_slots};
     struct arena host = {0}, device = {0};
     carve_host(s, &host);
-    carve_dev(s, &device);
+    carve_table(&s->dev_rows, &device, (size_t)n_slots);
     const size_t host_bytes = host.used;
     s->host = aligned_alloc(ARENA_ALIGN, host_bytes);
     if (!s->host)
@@ -150,7 +147,7 @@ int sampler_open(struct sampler *s, struct dev *dev, int n_slots, int V, struct 
     host = (struct arena){.base = s->host};
     device = (struct arena){.base = s->block};
     carve_host(s, &host);
-    carve_dev(s, &device);
+    carve_table(&s->dev_rows, &device, (size_t)n_slots);
     const struct sizes sizes = {.V = V, .R = n_slots};
     if (dev_reserve(dev, dev->ops->plan(dev, OP_SAMPLE, &sizes), err) != 0) {
         sampler_close(s);
@@ -161,8 +158,10 @@ int sampler_open(struct sampler *s, struct dev *dev, int n_slots, int V, struct 
 
 void sampler_close(struct sampler *s)
 {
-    if (s->block)
+    if (s->block) {
+        dev_forget(s->dev);
         dev_free(s->dev, s->block);
+    }
     free(s->host);
     *s = (struct sampler){0};
 }
@@ -170,7 +169,7 @@ void sampler_close(struct sampler *s)
 /* Keeps the last `window` ids. */
 static void push_recent(struct sampler *s, int slot, int32_t id)
 {
-    struct sample_row *row = &s->slot.row[slot];
+    struct sample_row *row = &s->slot_row[slot];
     int32_t *recent = s->slot.recent + (size_t)slot * SAMPLE_RECENT;
     if (s->window[slot] == 0)
         return;
@@ -187,7 +186,7 @@ void sampler_start(struct sampler *s, int slot, const struct sample_opts *o, uin
     const bool is_penalised =
         o->repeat_penalty != 1 || o->freq_penalty != 0 || o->pres_penalty != 0;
     s->window[slot] = is_penalised ? o->repeat_last : 0;
-    s->slot.row[slot] = (struct sample_row){.seed = o->seed,
+    s->slot_row[slot] = (struct sample_row){.seed = o->seed,
                                             .prompt = key,
                                             .temperature = o->temperature,
                                             .top_p = o->top_p,
@@ -198,50 +197,56 @@ void sampler_start(struct sampler *s, int slot, const struct sample_opts *o, uin
                                             .pres_penalty = o->pres_penalty,
                                             .top_k = o->top_k,
                                             .n_bias = o->n_bias};
+    s->version[slot] = ++s->n_starts;
     memcpy(s->slot.bias_id + (size_t)slot * SAMPLE_BIAS, o->bias_id, sizeof o->bias_id);
     memcpy(s->slot.bias + (size_t)slot * SAMPLE_BIAS, o->bias, sizeof o->bias);
     for (size_t i = n > SAMPLE_RECENT ? n - SAMPLE_RECENT : 0; i < n; i++)
         push_recent(s, slot, ids[i]);
 }
 
-/* Row r of the call's tables from its slot; says which of the tables matter. */
-static void gather(struct sampler *s, int r, int slot, bool *has_recent, bool *has_bias)
+/* Row r of the call from its slot; says which of the device's tables are no longer right. */
+static void gather(struct sampler *s, int r, int slot, bool *is_recent_new, bool *is_bias_new)
 {
-    const struct sample_row *row = &s->slot.row[slot];
-    s->rows.row[r] = *row;
+    const struct sample_row *row = &s->slot_row[slot];
+    s->row[r] = *row;
     const size_t recent = (size_t)row->n_recent, bias = (size_t)row->n_bias;
     const size_t to_recent = (size_t)r * SAMPLE_RECENT, from_recent = (size_t)slot * SAMPLE_RECENT;
     const size_t to_bias = (size_t)r * SAMPLE_BIAS, from_bias = (size_t)slot * SAMPLE_BIAS;
     memcpy(s->rows.recent + to_recent, s->slot.recent + from_recent, recent * sizeof(int32_t));
+    *is_recent_new |= recent > 0;
+    if (bias == 0 || s->sent[r] == s->version[slot])
+        return;
     memcpy(s->rows.bias_id + to_bias, s->slot.bias_id + from_bias, bias * sizeof(int32_t));
     memcpy(s->rows.bias + to_bias, s->slot.bias + from_bias, bias * sizeof(float));
-    *has_recent |= recent > 0;
-    *has_bias |= bias > 0;
+    s->sent[r] = s->version[slot];
+    *is_bias_new = true;
 }
 
-void sampler_run(struct sampler *s, const struct tensor *logits, const int32_t *slot, int R,
-                 int32_t *id, float *logp)
+static void send_tables(struct sampler *s, const int32_t *slot, size_t R)
 {
-    bool has_recent = false, has_bias = false;
-    for (int r = 0; r < R; r++)
-        gather(s, r, slot[r], &has_recent, &has_bias);
-    const size_t rows = (size_t)R;
-    dev_upload(s->dev, s->dev_rows.row, s->rows.row, rows * sizeof *s->rows.row);
-    if (has_recent)
-        dev_upload(s->dev, s->dev_rows.recent, s->rows.recent,
-                   rows * SAMPLE_RECENT * sizeof(int32_t));
-    if (has_bias) {
-        dev_upload(s->dev, s->dev_rows.bias_id, s->rows.bias_id,
-                   rows * SAMPLE_BIAS * sizeof(int32_t));
-        dev_upload(s->dev, s->dev_rows.bias, s->rows.bias, rows * SAMPLE_BIAS * sizeof(float));
-    }
+    bool is_recent_new = false, is_bias_new = false;
+    for (size_t r = 0; r < R; r++)
+        gather(s, (int)r, slot[r], &is_recent_new, &is_bias_new);
+    if (is_recent_new)
+        dev_upload(s->dev, s->dev_rows.recent, s->rows.recent, R * SAMPLE_RECENT * sizeof(int32_t));
+    if (!is_bias_new)
+        return;
+    dev_upload(s->dev, s->dev_rows.bias_id, s->rows.bias_id, R * SAMPLE_BIAS * sizeof(int32_t));
+    dev_upload(s->dev, s->dev_rows.bias, s->rows.bias, R * SAMPLE_BIAS * sizeof(float));
+}
+
+int sampler_step(struct sampler *s, struct model *m, struct state *state, const int32_t *slot,
+                 const int32_t *ids, int R, int32_t *id, float *logp, struct err *err)
+{
     const struct sample_tables tables = {s->dev_rows.recent, s->dev_rows.bias_id, s->dev_rows.bias,
                                          SAMPLE_RECENT, SAMPLE_BIAS};
-    s->dev->ops->sample(s->dev, s->dev_id, s->dev_logp, logits, s->dev_rows.row, &tables);
-    dev_download(s->dev, id, s->dev_id, rows * sizeof *id);
-    dev_download(s->dev, logp, s->dev_logp, rows * sizeof *logp);
+    if (R > s->n_slots)
+        return err_set(err, NULL, NULL, "%d rows, the sampler holds %d", R, s->n_slots);
+    send_tables(s, slot, (size_t)R);
+    TRY(model_choose(m, state, slot, ids, R, s->row, &tables, id, logp, err));
     for (int r = 0; r < R; r++) {
-        s->slot.row[slot[r]].position++;
+        s->slot_row[slot[r]].position++;
         push_recent(s, slot[r], id[r]);
     }
+    return 0;
 }

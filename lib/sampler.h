@@ -4,7 +4,7 @@
 #define HM_SAMPLER_H
 
 #include "buf.h"
-#include "ops.h"
+#include "model.h"
 
 enum { SAMPLE_RECENT = 1024, SAMPLE_BIAS = 256 };
 
@@ -39,10 +39,9 @@ MUST_USE int sample_add_bias(struct sample_opts *o, int64_t id, double value, in
 
 /* One array of n entries each. */
 struct sample_table {
-    struct sample_row *row; /* (n) */
-    int32_t *recent;        /* (n,SAMPLE_RECENT) oldest first */
-    int32_t *bias_id;       /* (n,SAMPLE_BIAS) */
-    float *bias;            /* (n,SAMPLE_BIAS) */
+    int32_t *recent;  /* (n,SAMPLE_RECENT) oldest first */
+    int32_t *bias_id; /* (n,SAMPLE_BIAS) */
+    float *bias;      /* (n,SAMPLE_BIAS) */
 };
 
 /* The host side of ops->sample for a number of slots: what each slot asks for, its recent ids and
@@ -50,12 +49,12 @@ struct sample_table {
 struct sampler {
     struct dev *dev;
     int n_slots;
-    struct sample_table slot;     /* host: what each slot asks for */
-    struct sample_table rows;     /* host: the rows of one call, gathered from their slots */
-    struct sample_table dev_rows; /* device: the same */
-    int *window;        /* (slots) host: most ids that count as recent, 0: no penalty is on */
-    int32_t *dev_id;    /* (slots) device */
-    float *dev_logp;    /* (slots) device */
+    struct sample_row *slot_row, *row;        /* (slots) host: by slot; gathered for one call */
+    struct sample_table slot, rows, dev_rows; /* host: by slot; gathered; device: the same */
+    int *window;      /* (slots) host: most ids that count as recent, 0: no penalty is on */
+    int64_t *version; /* (slots) host: number of the sampler_start that set the slot's bias */
+    int64_t *sent;    /* (slots) host: that of each row's bias on the device; 0: none */
+    int64_t n_starts;
     void *host, *block; /* owned: all of the above, on the host and on the device */
 };
 
@@ -66,10 +65,11 @@ void sampler_close(struct sampler *s);
  * before the first choice. */
 void sampler_start(struct sampler *s, int slot, const struct sample_opts *o, uint32_t key,
                    const int32_t *ids, size_t n);
-/* Chooses for R rows of logits (R,V, device memory), row r belonging to slot[r]; id and logp (R)
- * are host memory, logp under the unmodified softmax. Each slot then counts its token as recent
- * and moves on by one position. */
-void sampler_run(struct sampler *s, const struct tensor *logits, const int32_t *slot, int R,
-                 int32_t *id, float *logp);
+/* Decodes one token each (model_step: ids into slots) and chooses the next: id and logp (R) are
+ * host memory, logp under the unmodified softmax. Each slot then counts its token as recent and
+ * moves on by one position. The model holds R rows. */
+MUST_USE int sampler_step(struct sampler *s, struct model *m, struct state *state,
+                          const int32_t *slot, const int32_t *ids, int R, int32_t *id, float *logp,
+                          struct err *err);
 
 #endif

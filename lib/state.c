@@ -63,8 +63,10 @@ int state_open(struct state *s, const struct config *c, struct dev *dev, int n_s
 
 void state_free(struct state *s)
 {
-    if (s->dev)
+    if (s->block) {
+        dev_forget(s->dev);
         dev_free(s->dev, s->block);
+    }
     free(s->pos);
     *s = (struct state){0};
 }

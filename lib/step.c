@@ -4,15 +4,42 @@
 
 #include <string.h>
 
-static void norm(const struct pass *p, struct tensor *y, float *rstd, const struct tensor *x,
-                 const struct tensor *w)
+/* y = [resid + scale *] f(x) w^T in one op where the device has it, else f by itself into `made`,
+ * and the residual behind. */
+static void product(const struct pass *p, struct tensor *y, const struct tensor *x,
+                    const struct weight *w, const struct step_fuse *fuse, struct tensor *made)
 {
-    p->m->dev->ops->rmsnorm_fwd(p->m->dev, y, rstd, x, w, p->m->c.norm_eps);
+    struct model *m = p->m;
+    struct dev *dev = m->dev;
+    const struct ops *ops = dev->ops;
+    if (ops->linear_step_fused) {
+        ops->linear_step_fused(dev, y, x, w, fuse);
+        return;
+    }
+    const bool is_plain = !fuse->norm_w && !fuse->is_swiglu;
+    if (fuse->norm_w)
+        ops->rmsnorm_fwd(dev, made, NULL, x, fuse->norm_w, fuse->eps);
+    else if (fuse->is_swiglu)
+        ops->swiglu_fwd(dev, made, x);
+    struct tensor *to = fuse->resid ? &p->a->branch : y;
+    ops->linear_step(dev, to, is_plain ? x : made, w);
+    if (fuse->resid)
+        ops->resid_fwd(dev, y, fuse->resid, to, fuse->scale, NULL, m->ctl);
 }
 
-static void linear(const struct pass *p, struct tensor *y, const struct tensor *x, int param)
+/* y = norm(x) w^T */
+static void normed(const struct pass *p, struct tensor *y, const struct tensor *x, int param,
+                   const struct tensor *norm_w, struct tensor *made)
 {
-    p->m->dev->ops->linear_step(p->m->dev, y, x, &p->m->weight[param]);
+    const struct step_fuse fuse = {.norm_w = norm_w, .eps = p->m->c.norm_eps};
+    product(p, y, x, &p->m->weight[param], &fuse, made);
+}
+
+/* The stream x += residual_multiplier * from w^T. */
+static void add(const struct pass *p, struct tensor *x, const struct tensor *from, int param)
+{
+    const struct step_fuse fuse = {.resid = x, .scale = p->m->c.residual_multiplier};
+    product(p, x, from, &p->m->weight[param], &fuse, NULL);
 }
 
 static void mamba(const struct pass *p, int i, const struct step_rows *rows)
@@ -22,7 +49,7 @@ static void mamba(const struct pass *p, int i, const struct step_rows *rows)
     struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
     float *taps = p->state->layer[i].taps, *ssm = p->state->layer[i].ssm;
-    linear(p, &l->proj, &l->n1, lp->in_proj);
+    normed(p, &l->proj, &l->x, lp->in_proj, &m->value[lp->norm1], &l->n1);
     const struct mamba_parts part = mamba_split(&m->c, &l->proj);
     const struct ssd_in in = ssd_inputs(m, i, &l->conv, &part.dt, NULL, rows->R, 1);
     const struct tensor *conv_w = &m->value[lp->conv_w], *conv_b = &m->value[lp->conv_b];
@@ -33,9 +60,9 @@ static void mamba(const struct pass *p, int i, const struct step_rows *rows)
     } else {
         ops->conv1d_step(m->dev, &l->conv, taps, &part.xbc, conv_w, conv_b, rows);
         ops->ssd_step(m->dev, &l->y, ssm, &in, rows);
-        ops->gatenorm_fwd(m->dev, &l->g, l->rstd_g, &l->y, &part.z, norm_w, m->c.norm_eps);
+        ops->gatenorm_fwd(m->dev, &l->g, NULL, &l->y, &part.z, norm_w, m->c.norm_eps);
     }
-    linear(p, &p->a->branch, &l->g, lp->out_proj);
+    add(p, &l->x, &l->g, lp->out_proj);
 }
 
 static void attention(const struct pass *p, int i, const struct step_rows *rows)
@@ -46,16 +73,14 @@ static void attention(const struct pass *p, int i, const struct step_rows *rows)
     struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
     struct state_layer *cache = &p->state->layer[i];
-    linear(p, &l->q, &l->n1, lp->q);
-    linear(p, &l->k, &l->n1, lp->k);
-    linear(p, &l->v, &l->n1, lp->v);
+    normed(p, &l->qkv, &l->x, lp->q, &m->value[lp->norm1], &l->n1);
     if (c->use_rope) {
         ops->rope(m->dev, &l->q, rows->pos, c->attn_heads, c->rope_theta, false);
         ops->rope(m->dev, &l->k, rows->pos, c->kv_heads, c->rope_theta, false);
     }
     ops->attn_step(m->dev, &l->o, &cache->k, &cache->v, &l->q, &l->k, &l->v,
                    c->attention_multiplier, c->attn_heads, c->head_dim, c->kv_heads, rows);
-    linear(p, &p->a->branch, &l->o, lp->o);
+    add(p, &l->x, &l->o, lp->o);
 }
 
 static void block(const struct pass *p, int i, const struct step_rows *rows)
@@ -63,19 +88,51 @@ static void block(const struct pass *p, int i, const struct step_rows *rows)
     struct model *m = p->m;
     struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
-    const struct drop none = {0};
-    const float scale = m->c.residual_multiplier;
-    norm(p, &l->n1, l->rstd1, &l->x, &m->value[lp->norm1]);
+    const struct step_fuse gate = {
+        .is_swiglu = true, .resid = &l->x, .scale = m->c.residual_multiplier};
     if (m->c.pattern[i] == 'm')
         mamba(p, i, rows);
     else
         attention(p, i, rows);
-    m->dev->ops->resid_fwd(m->dev, &l->x, &l->x, &p->a->branch, scale, &none, m->ctl);
-    norm(p, &l->n2, l->rstd2, &l->x, &m->value[lp->norm2]);
-    linear(p, &l->u, &l->n2, lp->mlp_in);
-    m->dev->ops->swiglu_fwd(m->dev, &l->s, &l->u);
-    linear(p, &p->a->branch, &l->s, lp->mlp_out);
-    m->dev->ops->resid_fwd(m->dev, &l->x, &l->x, &p->a->branch, scale, &none, m->ctl);
+    normed(p, &l->u, &l->x, lp->mlp_in, &m->value[lp->norm2], &l->n2);
+    product(p, &l->x, &l->u, &m->weight[lp->mlp_out], &gate, &l->s);
+}
+
+/* What a step does on the device once the inputs are there. */
+struct step_work {
+    struct pass pass;
+    const struct sample_tables *tables; /* NULL: nothing is chosen */
+};
+
+static void run_step(void *arg)
+{
+    const struct step_work *w = arg;
+    const struct pass *p = &w->pass;
+    struct model *m = p->m;
+    struct acts *a = p->a;
+    const struct step_rows rows = {.slot = a->target, .pos = a->pos, .R = a->B};
+    const struct tensor head_norm = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    forward_embed(p);
+    for (int i = 0; i < m->c.L; i++)
+        block(p, i, &rows);
+    normed(p, &a->logits, &a->layer[m->c.L].x, m->params.head, &head_norm, &a->h);
+    if (w->tables)
+        m->dev->ops->sample(m->dev, a->id, a->logp, &a->logits, a->choice, w->tables);
+}
+
+/* The cache's memory names the state, that of the tables the sampler. */
+static uint64_t step_key(const struct model *m, const struct state *s, int R,
+                         const struct sample_tables *tables)
+{
+    const uint64_t state = model_key(m, RUN_STEP, R, 1, s->block);
+    return tables ? state ^ model_key(m, RUN_CHOOSE, R, 1, tables->recent) : state;
+}
+
+static int check_rows(const struct model *m, int R, struct err *err)
+{
+    if (R < 1 || R > m->opts.step_R)
+        return err_set(err, NULL, NULL, "a step of %d rows, the model holds %d", R, m->opts.step_R);
+    return 0;
 }
 
 /* Also gathers the rows' positions. */
@@ -83,8 +140,6 @@ static int check_step(const struct model *m, const struct state *s, const int32_
                       const int32_t *ids, int R, int32_t *pos, struct err *err)
 {
     const bool is_bounded = strchr(m->c.pattern, 't') != NULL;
-    if (R < 1 || R > m->opts.step_R)
-        return err_set(err, NULL, NULL, "a step of %d rows, the model holds %d", R, m->opts.step_R);
     for (int r = 0; r < R; r++) {
         if (ids[r] < 0 || ids[r] >= m->c.V)
             return err_set(err, NULL, "use the tokenizer that the model was trained with",
@@ -99,26 +154,48 @@ static int check_step(const struct model *m, const struct state *s, const int32_
     return 0;
 }
 
+/* choice and tables NULL: only logits. */
+static int step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids, int R,
+                const struct sample_row *choice, const struct sample_tables *tables,
+                struct err *err)
+{
+    const struct acts_shape shape = {m->dev, PASS_STEP, m->opts.recompute, R, 1};
+    const size_t bytes = (size_t)R * sizeof *ids;
+    struct acts *a = m->acts;
+    TRY(check_rows(m, R, err));
+    acts_carve(a, &m->c, &shape);
+    int32_t *staged = m->stage;
+    TRY(check_step(m, s, slot, ids, R, staged + a->stride, err));
+    TRY(model_reserve(m, s, err));
+    memcpy(staged, ids, bytes);
+    memcpy(staged + 2 * a->stride, slot, bytes);
+    if (choice)
+        memcpy(staged + 3 * a->stride, choice, (size_t)R * sizeof *choice);
+    const size_t lists = 3 * a->stride * sizeof *staged;
+    dev_upload(m->dev, a->inputs, staged, choice ? a->inputs_bytes : lists);
+    struct step_work work = {{.m = m, .a = a, .state = s}, tables};
+    dev_run(m->dev, step_key(m, s, R, tables), run_step, &work);
+    for (int r = 0; r < R; r++)
+        s->pos[slot[r]]++;
+    return 0;
+}
+
 int model_step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids, int R,
                struct tensor *logits, struct err *err)
 {
-    TRY(check_step(m, s, slot, ids, R, m->host_pos, err));
-    TRY(model_reserve(m, s, err));
-    acts_carve(m->acts, &m->c, m->dev->act_dtype, PASS_STEP, m->opts.recompute, R, 1);
-    const struct pass p = {.m = m, .a = m->acts, .state = s};
-    const size_t bytes = (size_t)R * sizeof *ids;
-    dev_upload(m->dev, p.a->ids, ids, bytes);
-    dev_upload(m->dev, p.a->target, slot, bytes);
-    dev_upload(m->dev, p.a->pos, m->host_pos, bytes);
-    const struct step_rows rows = {.slot = p.a->target, .pos = p.a->pos, .R = R};
-    forward_embed(&p);
-    for (int i = 0; i < m->c.L; i++)
-        block(&p, i, &rows);
-    const struct tensor w = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
-    forward_norm(&p, &w);
-    linear(&p, &p.a->logits, &p.a->h, m->params.head);
-    for (int r = 0; r < R; r++)
-        s->pos[slot[r]]++;
-    *logits = p.a->logits;
+    TRY(step(m, s, slot, ids, R, NULL, NULL, err));
+    *logits = m->acts->logits;
     return 0;
+}
+
+int model_choose(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids, int R,
+                 const struct sample_row *choice, const struct sample_tables *tables, int32_t *id,
+                 float *logp, struct err *err)
+{
+    TRY(step(m, s, slot, ids, R, choice, tables, err));
+    const size_t bytes = (size_t)R * sizeof *id;
+    dev_download(m->dev, m->stage, m->acts->id, 2 * bytes);
+    memcpy(id, m->stage, bytes);
+    memcpy(logp, (char *)m->stage + bytes, bytes);
+    return dev_status(m->dev, err);
 }

@@ -201,9 +201,11 @@ static int ignore(void *arg, const void *bytes, size_t n, struct err *e)
 static bool force_next(void *arg)
 {
     const struct forced *f = arg;
-    const size_t i = f->c->sampler.slot.row[0].position;
-    if (i < f->want.n)
+    const size_t i = f->c->sampler.slot_row[0].position;
+    if (i < f->want.n) {
         f->c->sampler.slot.bias_id[0] = f->want.data[i];
+        f->c->sampler.sent[0] = 0;
+    }
     return false;
 }
 
