@@ -8,39 +8,42 @@
 namespace
 {
 constexpr int THREADS = 512, SUM_THREADS = 256;
-constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+constexpr float LOG2E = 1.4426950408889634f;
 
-/* A running maximum and the sum of 2^(x - max), Milakov & Gimelshein 2018, algorithm 3. */
+/* A running maximum and the sum of 2^(scale2 (x - max)), Milakov & Gimelshein 2018, algorithm 3.
+ * The difference comes before the scale, so that logits near the largest float do no harm. */
 struct running {
     float top, sum;
 };
 
-__device__ running join(running a, running b)
+__device__ running join(running a, running b, float scale2)
 {
     const float top = fmaxf(a.top, b.top);
     if (top == -INFINITY)
         return {top, 0};
-    return {top, a.sum * exp2f(a.top - top) + b.sum * exp2f(b.top - top)};
+    return {top, a.sum * exp2f((a.top - top) * scale2) + b.sum * exp2f((b.top - top) * scale2)};
 }
 
 /* Over the block, in every thread, always joined in the same order. */
-__device__ running block_join(running r)
+__device__ running block_join(running r, float scale2)
 {
     SHARED(running, part, [THREADS / 32]);
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
-        r = join(r, {__shfl_xor_sync(0xffffffffu, r.top, step),
-                     __shfl_xor_sync(0xffffffffu, r.sum, step)});
+        r = join(
+            r,
+            {__shfl_xor_sync(0xffffffffu, r.top, step), __shfl_xor_sync(0xffffffffu, r.sum, step)},
+            scale2);
     if (threadIdx.x % 32 == 0)
         part[threadIdx.x / 32] = r;
     __syncthreads();
     r = part[0];
     for (int i = 1; i < THREADS / 32; i++)
-        r = join(r, part[i]);
+        r = join(r, part[i], scale2);
     return r;
 }
 
-/* The row's maximum and sum in units of log2: x times `scale2`, which has log2(e) in it. */
+/* The row's maximum and sum; scale2 is the scale times log2(e). */
 template <class T, int N> __device__ running row_terms(const T *__restrict__ x, int V, float scale2)
 {
     running r = {-INFINITY, 0};
@@ -49,24 +52,22 @@ template <class T, int N> __device__ running row_terms(const T *__restrict__ x, 
         load<T, N>(v, x + i);
         float top = r.top;
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            v[j] *= scale2;
+        for (int j = 0; j < N; j++)
             top = fmaxf(top, v[j]);
-        }
         if (top == -INFINITY)
             continue;
-        float sum = r.sum * exp2f(r.top - top);
+        float sum = r.sum * exp2f((r.top - top) * scale2);
 #pragma unroll
         for (int j = 0; j < N; j++)
-            sum += exp2f(v[j] - top);
+            sum += exp2f((v[j] - top) * scale2);
         r = {top, sum};
     }
     return r;
 }
 
-/* x = factor * 2^(scale2 x - lse2), less unit at the target. */
+/* x = factor * 2^(scale2 (x - top)), less unit at the target. */
 template <class T, int N>
-__device__ void row_gradient(T *__restrict__ x, int V, int target, float scale2, float lse2,
+__device__ void row_gradient(T *__restrict__ x, int V, int target, float scale2, float top,
                              float factor, float unit)
 {
     for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
@@ -74,7 +75,7 @@ __device__ void row_gradient(T *__restrict__ x, int V, int target, float scale2,
         load<T, N>(v, x + i);
 #pragma unroll
         for (int j = 0; j < N; j++) {
-            v[j] = factor * exp2f(v[j] * scale2 - lse2);
+            v[j] = factor * exp2f((v[j] - top) * scale2);
             if (i + j == target)
                 v[j] -= unit;
         }
@@ -105,17 +106,18 @@ __global__ void __launch_bounds__(THREADS)
             row_loss[blockIdx.x] = 0;
         return;
     }
-    const float scale2 = scale * LOG2E, at_hit = to_f32(x[hit]) * scale;
-    const running r = block_join(row_terms<T, N>(x, V, scale2));
-    const float lse2 = r.top + log2f(r.sum), lse = lse2 * LN2;
+    const float scale2 = scale * LOG2E, at_hit = to_f32(x[hit]);
+    const running r = block_join(row_terms<T, N>(x, V, scale2), scale2);
+    const float log_sum = logf(r.sum);
     if (threadIdx.x == 0)
-        row_loss[blockIdx.x] = lse - at_hit;
+        row_loss[blockIdx.x] = (r.top - at_hit) * scale + log_sum;
     if (!ctl)
         return;
     const float fp16 = ctl->fp16_scale > 0 ? ctl->fp16_scale : 1.0f;
     const float unit = fp16 * ctl->loss_scale * scale;
     __syncthreads(); /* every thread has read x[hit] */
-    row_gradient<T, N>(x, V, hit, scale2, lse2, unit * (1.0f + 2.0f * ctl->z_coef * lse), unit);
+    const float factor = unit * (1.0f + 2.0f * ctl->z_coef * (r.top * scale + log_sum)) / r.sum;
+    row_gradient<T, N>(x, V, hit, scale2, r.top, factor, unit);
 }
 
 /* One block: adds the chunk's losses, rows in a fixed order. */
