@@ -57,6 +57,17 @@ __device__ __forceinline__ float exp2_fast(float x)
 #endif
 }
 
+/* Makes the compiler forget what it derived from the register: packed elements are then converted
+ * again where they are used again, instead of staying in twice the registers. */
+__device__ __forceinline__ void forget_register(uint32_t &r)
+{
+#ifdef CUDA_EMU
+    (void)r;
+#else
+    asm volatile("" : "+r"(r));
+#endif
+}
+
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row PTX_AT)
 {
