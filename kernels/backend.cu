@@ -105,12 +105,19 @@ static size_t larger(size_t a, size_t b)
 static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s)
 {
     switch (op) {
+    case OP_EMBED:
+        return cuda_embed_plan(dev, s);
     case OP_LINEAR:
         return larger(cuda_linear_plan(dev, s), cuda_linear_step_plan(dev, s));
     case OP_SSD:
         return cuda_mamba_step_plan(s);
     case OP_ATTN:
         return larger(cuda_attn_plan(dev, s), cuda_attn_step_plan(s));
+    case OP_RMSNORM:
+    case OP_GATENORM:
+        return cuda_norm_plan(dev, s);
+    case OP_CONV1D:
+        return cuda_conv1d_plan(dev, s);
     case OP_XENT:
         return cuda_xent_plan(dev, s);
     case OP_GNORM:
@@ -137,10 +144,24 @@ static constexpr struct ops make_table()
     t.plan = cuda_plan;
 
     t.weight_bytes = cuda_weight_bytes;
+    t.embed_fwd = cuda_embed_fwd;
+    t.embed_bwd = cuda_embed_bwd;
     t.linear_fwd = cuda_linear_fwd;
     t.linear_bwd_x = cuda_linear_bwd_x;
     t.linear_bwd_w = cuda_linear_bwd_w;
     t.linear_resid_fwd = cuda_linear_resid_fwd;
+    t.rmsnorm_fwd = cuda_rmsnorm_fwd;
+    t.rmsnorm_bwd = cuda_rmsnorm_bwd;
+    t.gatenorm_fwd = cuda_gatenorm_fwd;
+    t.gatenorm_bwd = cuda_gatenorm_bwd;
+    t.conv1d_fwd = cuda_conv1d_fwd;
+    t.conv1d_bwd = cuda_conv1d_bwd;
+    t.rope = cuda_rope;
+    t.swiglu_fwd = cuda_swiglu_fwd;
+    t.swiglu_bwd = cuda_swiglu_bwd;
+    t.resid_fwd = cuda_resid_fwd;
+    t.resid_bwd = cuda_resid_bwd;
+    t.cast = cuda_cast;
     t.linear_step = cuda_linear_step;
     t.linear_step_fused = cuda_linear_step_fused;
     t.conv1d_step = cuda_conv1d_step;
