@@ -1,7 +1,8 @@
 /* Embedding: rows by id from f32 and bf16 handles; its gradient with ids that come back. */
 #include "ops_test.h"
 
-static void check_sizes(struct dev *dev, int M, int V, int D, enum dtype dtype)
+/* Rows lie multiples of gap columns further apart than they are long. */
+static void check_sizes(struct dev *dev, int M, int V, int D, enum dtype dtype, int gap)
 {
     const size_t n_w = (size_t)(V * D), n_y = (size_t)(M * D);
     double *w = t_random_f32(n_w, 1, 1), *dy = t_random(n_y, 1, 2), *dw_ref = t_random(n_w, 1, 3);
@@ -24,7 +25,7 @@ static void check_sizes(struct dev *dev, int M, int V, int D, enum dtype dtype)
     const struct sizes sizes = {.B = 1, .T = M, .D = D, .V = V, .dtype = dtype};
     reserve(dev, OP_EMBED, &sizes);
     const int32_t *dev_ids = t_upload(dev, ids, (size_t)M * sizeof *ids);
-    struct tensor y = t_garbage(dev, M, D, D + 2), tdy = t_tensor(dev, dy, M, D, D + 1);
+    struct tensor y = t_garbage(dev, M, D, D + 2 * gap), tdy = t_tensor(dev, dy, M, D, D + gap);
     struct tensor dw = t_f32(dev, dw_0, V, D, 0);
     dev->ops->embed_fwd(dev, &y, dev_ids, &h, 1.5F);
     dev->ops->embed_bwd(dev, &dw, dev_ids, &tdy, 1.5F);
@@ -32,16 +33,21 @@ static void check_sizes(struct dev *dev, int M, int V, int D, enum dtype dtype)
               dtype_name(dtype), M, V, D);
     ok_within(t_error(dev, &dw, dw_ref), tol(dev, f32_tol(M)),
               "%s M %d V %d D %d: dw +=", dev->name, M, V, D);
+    ok(guard_ok(dev), "%s M %d V %d D %d: within the workspace", dev->name, M, V, D);
 }
 
 static void check(struct dev *dev)
 {
     enum dtype types[2];
     const int n_types = product_types(dev, types);
-    check_sizes(dev, 1, 1, 1, types[0]);
+    check_sizes(dev, 1, 1, 1, types[0], 1);
     for (int i = 0; i < n_types; i++)
-        check_sizes(dev, 23, 7, 37, types[i]);
-    check_sizes(dev, 300, 50, 80, types[0]);
+        check_sizes(dev, 23, 7, 37, types[i], 1);
+    check_sizes(dev, 300, 50, 80, types[0], 8);
+    /* ids with about 64 tokens, some more, some less; with many; with nearly all of a long text */
+    check_sizes(dev, 600, 9, 264, types[0], 8);
+    check_sizes(dev, 1500, 3, 33, types[0], 1);
+    check_sizes(dev, 70000, 2, 1, types[0], 1);
 }
 
 static void check_reference(void)

@@ -30,7 +30,8 @@ static void check_reference(void)
     ok_within(fd_error(projected, &ctx, w, dw, E), fd_tol, "reference: dw");
 }
 
-static void check_sizes(struct dev *dev, int M, int H, int P)
+/* Rows lie multiples of gap columns further apart than they are long. */
+static void check_sizes(struct dev *dev, int M, int H, int P, int gap)
 {
     const int E = H * P;
     const size_t n = (size_t)(M * E);
@@ -44,10 +45,10 @@ static void check_sizes(struct dev *dev, int M, int H, int P)
 
     struct sizes sizes = {.B = 1, .T = M, .H = H, .P = P};
     reserve(dev, OP_GATENORM, &sizes);
-    struct tensor ty = t_tensor(dev, y, M, E, E + 1), tz = t_tensor(dev, z, M, E, E + 4);
+    struct tensor ty = t_tensor(dev, y, M, E, E + gap), tz = t_tensor(dev, z, M, E, E + 4 * gap);
     struct tensor tw = t_vector(dev, w, E), tdout = t_tensor(dev, dout, M, E, 0);
-    struct tensor out = t_garbage(dev, M, E, E + 2), dy = t_garbage(dev, M, E, 0);
-    struct tensor dz = t_garbage(dev, M, E, E + 7), rstd = t_garbage_f32(dev, 1, M, 0);
+    struct tensor out = t_garbage(dev, M, E, E + 2 * gap), dy = t_garbage(dev, M, E, 0);
+    struct tensor dz = t_garbage(dev, M, E, E + 7 * gap), rstd = t_garbage_f32(dev, 1, M, 0);
     dev->ops->gatenorm_fwd(dev, &out, rstd.data, &ty, &tz, &tw, (float)eps);
     dev->ops->gatenorm_bwd(dev, &dy, &dz, &dw, &tdout, &ty, &tz, rstd.data, &tw);
     ok_within(t_error(dev, &out, out_ref), tol(dev, f32_tol(4)), "%s %dx%d: out", dev->name, M, E);
@@ -67,10 +68,17 @@ static void check_sizes(struct dev *dev, int M, int H, int P)
 
 static void check(struct dev *dev)
 {
-    check_sizes(dev, 1, 1, 3);
-    check_sizes(dev, 5, 3, 7);
-    check_sizes(dev, 67, 2, 61);
-    check_sizes(dev, 40, 8, 64);
+    check_sizes(dev, 1, 1, 3, 1);
+    check_sizes(dev, 5, 3, 7, 1);
+    check_sizes(dev, 67, 2, 61, 1);
+    check_sizes(dev, 40, 8, 64, 1);
+    /* rows that can be moved 16 bytes at a time, and rows that outgrow registers */
+    check_sizes(dev, 21, 8, 64, 8);
+    check_sizes(dev, 18, 10, 100, 8);
+    check_sizes(dev, 3, 2, 516, 8);
+    check_sizes(dev, 2, 27, 152, 8);
+    check_sizes(dev, 1, 41, 200, 8);
+    check_sizes(dev, 2, 17, 241, 1);
 }
 
 int main(void)

@@ -2,7 +2,8 @@
  * slices, and keeps the right share. */
 #include "ops_test.h"
 
-static void check_sizes(struct dev *dev, int M, int D, float p, int micro)
+/* Rows lie multiples of gap columns further apart than they are long. */
+static void check_sizes(struct dev *dev, int M, int D, float p, int micro, int gap)
 {
     const size_t n = (size_t)(M * D);
     const double *x = t_random(n, 1, 1), *branch = t_random(n, 1, 2), *dy = t_random(n, 1, 3);
@@ -12,7 +13,8 @@ static void check_sizes(struct dev *dev, int M, int D, float p, int micro)
     ref_resid_fwd(y_ref, x, branch, 0.22, &drop, &ctl, M, D);
     ref_resid_bwd(db_ref, dy, 0.22, &drop, &ctl, M, D);
     const struct step_ctl *dev_ctl = t_upload(dev, &ctl, sizeof ctl);
-    struct tensor tx = t_tensor(dev, x, M, D, D + 1), tb = t_tensor(dev, branch, M, D, D + 2);
+    struct tensor tx = t_tensor(dev, x, M, D, D + gap),
+                  tb = t_tensor(dev, branch, M, D, D + 2 * gap);
     struct tensor tdy = t_tensor(dev, dy, M, D, 0), db = t_garbage(dev, M, D, 0);
     dev->ops->resid_fwd(dev, &tx, &tx, &tb, 0.22F, &drop, dev_ctl);
     dev->ops->resid_bwd(dev, &db, &tdy, 0.22F, &drop, dev_ctl);
@@ -40,12 +42,14 @@ static void check_share(struct dev *dev)
 
 static void check(struct dev *dev)
 {
-    check_sizes(dev, 1, 1, 0, 0);
-    check_sizes(dev, 9, 37, 0, 0);
-    check_sizes(dev, 1, 1, 0.5F, 3);
-    check_sizes(dev, 9, 37, 0.1F, 0);
-    check_sizes(dev, 70, 259, 0.3F, 1003);
-    check_sizes(dev, 3, 128, 0.3F, 1 << 30);
+    check_sizes(dev, 1, 1, 0, 0, 1);
+    check_sizes(dev, 9, 37, 0, 0, 1);
+    check_sizes(dev, 9, 40, 0, 0, 8);
+    check_sizes(dev, 1, 1, 0.5F, 3, 1);
+    check_sizes(dev, 9, 37, 0.1F, 0, 1);
+    check_sizes(dev, 70, 259, 0.3F, 1003, 1);
+    check_sizes(dev, 70, 264, 0.3F, 1003, 8);
+    check_sizes(dev, 3, 128, 0.3F, 1 << 30, 1);
     check_share(dev);
     dev->ops->resid_fwd(dev, &(struct tensor){.n_dims = 2}, &(struct tensor){.n_dims = 2},
                         &(struct tensor){.n_dims = 2}, 1, NULL, NULL);

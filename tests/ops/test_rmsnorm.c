@@ -29,21 +29,22 @@ static void check_reference(void)
     ok_within(fd_error(projected, &ctx, w, dw, D), fd_tol, "reference: dw");
 }
 
-static void check_sizes(struct dev *dev, int M, int D, double scale)
+/* Rows lie multiples of gap columns further apart than they are long. */
+static void check_sizes(struct dev *dev, int M, int D, double scale, int gap)
 {
     const size_t n = (size_t)(M * D);
     const double *x = t_random(n, scale, 1), *w = t_random((size_t)D, 1, 2);
     const double *dy = t_random(n, 1, 3);
     double *y_ref = t_zeros(n), *rstd_ref = t_zeros((size_t)M);
     double *dx_ref = t_random(n, 1 / scale, 4), *dw_ref = t_random((size_t)D, 1, 5);
-    struct tensor dx = t_tensor(dev, dx_ref, M, D, D + 1), dw = t_vector(dev, dw_ref, D);
+    struct tensor dx = t_tensor(dev, dx_ref, M, D, D + gap), dw = t_vector(dev, dw_ref, D);
     ref_rmsnorm_fwd(y_ref, rstd_ref, x, w, eps, M, D);
     ref_rmsnorm_bwd(dx_ref, dw_ref, dy, x, w, eps, M, D);
 
     struct sizes sizes = {.B = 1, .T = M, .D = D};
     reserve(dev, OP_RMSNORM, &sizes);
-    struct tensor tx = t_tensor(dev, x, M, D, D + 3), tw = t_vector(dev, w, D);
-    struct tensor tdy = t_tensor(dev, dy, M, D, D + 2), y = t_garbage(dev, M, D, D + 5);
+    struct tensor tx = t_tensor(dev, x, M, D, D + 3 * gap), tw = t_vector(dev, w, D);
+    struct tensor tdy = t_tensor(dev, dy, M, D, D + 2 * gap), y = t_garbage(dev, M, D, D + 5 * gap);
     struct tensor rstd = t_garbage_f32(dev, 1, M, 0);
     dev->ops->rmsnorm_fwd(dev, &y, rstd.data, &tx, &tw, (float)eps);
     dev->ops->rmsnorm_bwd(dev, &dx, &dw, &tdy, &tx, rstd.data, &tw);
@@ -62,11 +63,18 @@ static void check_sizes(struct dev *dev, int M, int D, double scale)
 
 static void check(struct dev *dev)
 {
-    check_sizes(dev, 1, 1, 1);
-    check_sizes(dev, 3, 7, 1);
-    check_sizes(dev, 61, 131, 1e-2);
-    check_sizes(dev, 5, 1024, 30);
-    check_sizes(dev, 257, 64, 1);
+    check_sizes(dev, 1, 1, 1, 1);
+    check_sizes(dev, 3, 7, 1, 1);
+    check_sizes(dev, 61, 131, 1e-2, 1);
+    check_sizes(dev, 5, 1024, 30, 1);
+    check_sizes(dev, 257, 64, 1, 1);
+    /* rows that can be moved 16 bytes at a time, and rows that outgrow registers */
+    check_sizes(dev, 21, 512, 1, 8);
+    check_sizes(dev, 19, 776, 1, 8);
+    check_sizes(dev, 3, 1032, 1, 8);
+    check_sizes(dev, 2, 4104, 1, 8);
+    check_sizes(dev, 1, 8200, 1, 8);
+    check_sizes(dev, 2, 4097, 1, 1);
 }
 
 int main(void)

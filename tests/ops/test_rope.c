@@ -23,6 +23,8 @@ static void check(struct dev *dev)
 {
     check_shape(dev, 1, 1, 16, 0, 0);
     check_shape(dev, 37, 3, 64, 5, 0);
+    check_shape(dev, 37, 3, 64, 8, 1 << 20);
+    check_shape(dev, 9, 5, 16, 8, 0);
     check_shape(dev, 20, 2, 128, 0, 100000);
     check_shape(dev, 5, 4, 18, 1, 77);
 }

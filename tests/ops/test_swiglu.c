@@ -25,15 +25,17 @@ static void check_reference(void)
     ok_within(fd_error(projected, &ctx, u, du, M * 2 * F), fd_tol, "reference: du");
 }
 
-static void check_sizes(struct dev *dev, int M, int F, double scale)
+/* Rows lie multiples of gap columns further apart than they are long. */
+static void check_sizes(struct dev *dev, int M, int F, double scale, int gap)
 {
     const size_t n = (size_t)(M * F);
     const double *u = t_random(2 * n, scale, 1), *dy = t_random(n, 1, 2);
     double *y_ref = t_zeros(n), *du_ref = t_zeros(2 * n);
     ref_swiglu_fwd(y_ref, u, M, F);
     ref_swiglu_bwd(du_ref, dy, u, M, F);
-    struct tensor tu = t_tensor(dev, u, M, 2 * F, 2 * F + 3), tdy = t_tensor(dev, dy, M, F, F + 1);
-    struct tensor y = t_garbage(dev, M, F, F + 2), du = t_garbage(dev, M, 2 * F, 0);
+    struct tensor tu = t_tensor(dev, u, M, 2 * F, 2 * F + 3 * gap),
+                  tdy = t_tensor(dev, dy, M, F, F + gap);
+    struct tensor y = t_garbage(dev, M, F, F + 2 * gap), du = t_garbage(dev, M, 2 * F, 0);
     dev->ops->swiglu_fwd(dev, &y, &tu);
     dev->ops->swiglu_bwd(dev, &du, &tdy, &tu);
     ok_within(t_error(dev, &y, y_ref), tol(dev, f32_tol(4)), "%s %dx%d: y", dev->name, M, F);
@@ -45,9 +47,10 @@ static void check_sizes(struct dev *dev, int M, int F, double scale)
 
 static void check(struct dev *dev)
 {
-    check_sizes(dev, 1, 1, 1);
-    check_sizes(dev, 5, 13, 40);
-    check_sizes(dev, 33, 257, 2);
+    check_sizes(dev, 1, 1, 1, 1);
+    check_sizes(dev, 5, 13, 40, 1);
+    check_sizes(dev, 33, 257, 2, 1);
+    check_sizes(dev, 33, 264, 2, 8);
 }
 
 int main(void)
