@@ -28,6 +28,7 @@ static const struct {
     {NULL, "beta1", "X", "AdamW: decay of the first moment"},
     {NULL, "beta2", "X", "AdamW: decay of the second moment"},
     {NULL, "eps", "X", "AdamW: epsilon"},
+    {NULL, "moments", NULL, "AdamW: what moments are stored in; bf16 is rounded stochastically"},
     {NULL, "weight-decay", "X", "AdamW: of matrices, not of embeddings, norms and vectors"},
     {NULL, "clip", "X", "greatest norm of the gradient, 0 for none"},
     {NULL, "outlier", "X",

@@ -37,6 +37,12 @@ static void show_step(struct train_talk *t, const struct train_event *e)
         cli_warn(t->tool, "step %lld skipped: loss %.4g, gradient norm %.4g (%lld so far)",
                  (long long)e->step, fabs(e->loss), fabs(e->gnorm), (long long)e->skipped);
     }
+    const float scale = t->train->ctl.fp16_scale;
+    if (t->tool->verbose && scale != t->fp16_scale) {
+        cli_progress_end(&t->progress, false);
+        cli_note(t->tool, "step %lld: loss scale %g", (long long)e->step, (double)scale);
+    }
+    t->fp16_scale = scale;
     t->last = *e;
     show_progress(t, e);
 }
@@ -85,7 +91,8 @@ static void say_start(const struct train_talk *t)
              cli_count(tokens, sizeof tokens, (double)train_step_tokens(&r->head.opts, &r->head.c)),
              total, r->dev->name,
              cli_bytes(memory, sizeof memory,
-                       (double)(r->model.plan.used + 2 * r->model.params.count * sizeof(float))));
+                       (double)(r->model.plan.used +
+                                2 * r->model.params.count * dtype_size(r->optim.m.dtype))));
     if (s->step)
         cli_note(t->tool, "resumed after step %lld", (long long)s->step);
     if (r->info.n_rows < 0 && s->total == 0 && r->head.opts.max_time <= 0)
@@ -96,7 +103,11 @@ static void say_start(const struct train_talk *t)
 void train_talk_begin(struct train_talk *t, const struct cli_tool *tool, const struct train *train,
                       struct train_hook *hook)
 {
-    *t = (struct train_talk){.tool = tool, .train = train, .valid_loss = NAN, .valid_bits = NAN};
+    *t = (struct train_talk){.tool = tool,
+                             .train = train,
+                             .valid_loss = NAN,
+                             .valid_bits = NAN,
+                             .fp16_scale = train->ctl.fp16_scale};
     *hook = (struct train_hook){tell, is_stopped, t};
     say_start(t);
     cli_progress_begin(&t->progress, tool, LINE_S);

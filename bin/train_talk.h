@@ -11,6 +11,7 @@ struct train_talk {
     struct cli_progress progress;
     struct train_event last; /* the last step */
     double valid_loss, valid_bits;
+    float fp16_scale; /* as of the last step that was told */
 };
 
 /* Says what is about to be trained, and fills the hook, which stops the run when a signal came. */

@@ -55,3 +55,27 @@ float f16_to_f32(uint16_t h)
         f = ldexpf((float)(fraction | 1024), exponent - 25);
     return h & 0x8000 ? -f : f;
 }
+
+static float get(const void *from, enum dtype dtype, size_t i)
+{
+    const uint16_t *half = from;
+    if (dtype == DT_F32)
+        return ((const float *)from)[i];
+    return dtype == DT_BF16 ? bf16_to_f32(half[i]) : f16_to_f32(half[i]);
+}
+
+void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, size_t n)
+{
+    uint16_t *half = to;
+    if (to_type == from_type) {
+        memcpy(to, from, n * dtype_size(to_type));
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float x = get(from, from_type, i);
+        if (to_type == DT_F32)
+            ((float *)to)[i] = x;
+        else
+            half[i] = to_type == DT_BF16 ? bf16_from_f32(x) : f16_from_f32(x);
+    }
+}

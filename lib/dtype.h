@@ -31,6 +31,9 @@ static inline uint16_t bf16_from_f32(float f)
     return (uint16_t)((bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16);
 }
 
+/* n elements of one float type (F32, BF16, F16) as those of another, to and from being apart. */
+void dtype_convert(void *to, enum dtype to_type, const void *from, enum dtype from_type, size_t n);
+
 float f16_to_f32(uint16_t h);
 uint16_t f16_from_f32(float f); /* round to nearest even */
 

@@ -151,8 +151,8 @@ static int check_opts(const struct model_opts *o, const struct dev *dev, struct 
     if (!(o->dropout >= 0.0f && o->dropout < 1.0f))
         return err_set(err, NULL, "set it within 0 to 1", "dropout is %g", (double)o->dropout);
     if (o->product != DT_F32 && o->product != DT_BF16 && o->product != dev->act_dtype)
-        return err_set(err, NULL, "use f32, bf16, or what the device has", "products cannot be in %s",
-                       dtype_name(o->product));
+        return err_set(err, NULL, "use f32, bf16, or what the device has",
+                       "products cannot be in %s", dtype_name(o->product));
     return 0;
 }
 

@@ -44,7 +44,8 @@ void state_reset(struct state *s, int slot);
 MUST_USE int state_copy(struct state *dst, int to, const struct state *src, int from,
                         struct err *err);
 
-/* One slot as a safetensors file (format: hm-state(5)). ids: the tokens it has read, kept so that a
+/* One slot as a safetensors file (format: hm-state(5)); keys and values are in the device's type,
+ * and are converted where another device loads them. ids: the tokens it has read, kept so that a
  * reader can show or undo them; model_hash: of weights and config, checked by load. state_load
  * needs S >= the stored positions, appends to *ids, and leaves the slot as it was where it fails.
  */

@@ -136,7 +136,9 @@ int state_save(const struct state *s, int slot, const int32_t *ids, size_t n_ids
     TRY(open_pieces(&p, s, slot, s->pos[slot], err));
     for (int i = 0; i < p.n; i++)
         dev_download(s->dev, p.host + p.list[i].at, p.list[i].t.data, tensor_bytes(&p.list[i].t));
-    int rc = add_metadata(&st, s, s->pos[slot], model_hash, err);
+    int rc = dev_status(s->dev, err);
+    if (rc == 0)
+        rc = add_metadata(&st, s, s->pos[slot], model_hash, err);
     if (rc == 0)
         rc = write_pieces(&st, &p, ids, n_ids, out, err);
     st_free(&st);
@@ -194,15 +196,37 @@ static int read_ids(const struct st *st, int i, struct in *in, struct ids *ids, 
     return rc;
 }
 
+static bool is_float(enum dtype dtype)
+{
+    return dtype == DT_F32 || dtype == DT_BF16 || dtype == DT_F16;
+}
+
+/* Keys and values of another type, as another device stores them. */
+static int read_converted(const struct st *st, int i, struct in *in, const struct tensor *want,
+                          void *to, struct err *err)
+{
+    const struct st_tensor *t = &st->tensor[i];
+    void *as_stored = malloc(t->bytes + 1);
+    if (!as_stored)
+        return err_oom(err, t->bytes);
+    const int rc = st_read_tensor(st, i, in, as_stored, err);
+    if (rc == 0)
+        dtype_convert(to, want->dtype, as_stored, t->dtype, tensor_count(want));
+    free(as_stored);
+    return rc;
+}
+
 static int read_piece(const struct st *st, int i, struct in *in, const struct pieces *p,
                       struct err *err)
 {
     const struct st_tensor *t = &st->tensor[i];
     const struct piece *want = find(p, t->name);
-    if (!want || want->t.dtype != t->dtype || want->t.n_dims != t->n_dims ||
+    if (!want || !is_float(t->dtype) || want->t.n_dims != t->n_dims ||
         memcmp(want->t.dim, t->dim, sizeof t->dim) != 0)
         return err_set(err, in->path, mend_file, "tensor %.40s is not this model's", t->name);
-    return st_read_tensor(st, i, in, p->host + want->at, err);
+    void *to = p->host + want->at;
+    return t->dtype == want->t.dtype ? st_read_tensor(st, i, in, to, err)
+                                     : read_converted(st, i, in, &want->t, to, err);
 }
 
 /* Names are unique, each is one of ours or "ids", and there are as many: all are there. */

@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where gradients of f16 begin: most models overflow it in the first steps, and halve it. */
+static const float FIRST_FP16_SCALE = 65536.0f;
+
 static struct model_opts model_opts_of(const struct config *c, const struct train_opts *o)
 {
     return (struct model_opts){
@@ -26,7 +29,7 @@ int train_plan(const struct config *c, const struct train_opts *o, const struct 
     struct params p;
     TRY(model_plan(c, &mo, dev, plan, err));
     TRY(params_open(&p, c, err));
-    optim_plan(&p, DT_F32, plan);
+    optim_plan(&p, (enum dtype)o->moments, plan);
     params_free(&p);
     return 0;
 }
@@ -67,18 +70,24 @@ static int open_data(struct train *t, const struct train_data *d, uint64_t tok_h
     return check_corpus(&t->valid_info, &t->head.c, tok_hash, d->valid[0], err);
 }
 
+static size_t moment_bytes(const struct train *t)
+{
+    return t->model.params.count * dtype_size(t->optim.m.dtype);
+}
+
 /* Host views or host copies of the three blocks. */
 static int open_blocks(struct train *t, struct err *err)
 {
-    if (t->dev->is_host) {
-        t->io = (struct train_blocks){t->model.master, t->optim.m.data, t->optim.v.data};
+    const size_t n = t->model.params.count;
+    t->io =
+        (struct train_blocks){t->model.master, t->optim.m.data, t->optim.v.data, t->optim.m.dtype};
+    if (t->dev->is_host)
         return 0;
-    }
-    const size_t bytes = t->model.params.count * sizeof(float);
-    float **block[] = {&t->io.weights, &t->io.m, &t->io.v};
-    for (int i = 0; i < 3; i++)
-        if (!(*block[i] = calloc(t->model.params.count, sizeof(float))))
-            return err_oom(err, bytes);
+    t->io.weights = calloc(n, sizeof(float));
+    t->io.m = calloc(moment_bytes(t), 1);
+    t->io.v = calloc(moment_bytes(t), 1);
+    if (!t->io.weights || !t->io.m || !t->io.v)
+        return err_oom(err, n * sizeof(float));
     return 0;
 }
 
@@ -89,7 +98,7 @@ static int open_all(struct train *t, const struct train_data *d, const struct bu
     TRY(buf_put(&t->tok, tok->data, tok->size, err));
     TRY(open_data(t, d, tok_hash, err));
     TRY(model_open(&t->model, &t->head.c, &mo, t->dev, err));
-    TRY(optim_open(&t->optim, &t->model.params, DT_F32, t->dev, err));
+    TRY(optim_open(&t->optim, &t->model.params, (enum dtype)t->head.opts.moments, t->dev, err));
     return open_blocks(t, err);
 }
 
@@ -153,6 +162,10 @@ static void upload_ctl(struct train *t)
         .gnorm_mean = s->gnorm_mean,
         .gnorm_var = s->gnorm_var,
     };
+    if (t->dev->act_dtype == DT_F16) {
+        t->ctl.fp16_scale = s->fp16_scale > 0 ? (float)s->fp16_scale : FIRST_FP16_SCALE;
+        t->ctl.fp16_good = s->fp16_good;
+    }
     dev_upload(t->dev, t->model.ctl, &t->ctl, sizeof t->ctl);
 }
 
@@ -222,8 +235,8 @@ int train_restore(struct train *t, const char *path, struct err *err)
         model_refresh(&t->model);
     else {
         TRY(model_set_weights(&t->model, t->io.weights, err));
-        dev_upload(t->dev, t->optim.m.data, t->io.m, bytes);
-        dev_upload(t->dev, t->optim.v.data, t->io.v, bytes);
+        dev_upload(t->dev, t->optim.m.data, t->io.m, moment_bytes(t));
+        dev_upload(t->dev, t->optim.v.data, t->io.v, moment_bytes(t));
     }
     upload_ctl(t);
     const struct train_state *s = &t->head.state;
@@ -296,10 +309,11 @@ int train_step(struct train *t, struct err *err)
     return 1;
 }
 
-void train_measure(struct train *t)
+int train_measure(struct train *t, struct err *err)
 {
     struct train_state *s = &t->head.state;
     dev_download(t->dev, &t->ctl, t->model.ctl, sizeof t->ctl);
+    TRY(dev_status(t->dev, err));
     s->skipped = t->ctl.skipped;
     s->skipped_in_row = t->ctl.skipped_in_row;
     s->applied = t->ctl.applied;
@@ -307,6 +321,9 @@ void train_measure(struct train *t)
     s->loss_var = t->ctl.loss_var;
     s->gnorm_mean = t->ctl.gnorm_mean;
     s->gnorm_var = t->ctl.gnorm_var;
+    s->fp16_scale = (double)t->ctl.fp16_scale;
+    s->fp16_good = t->ctl.fp16_good;
+    return 0;
 }
 
 double train_loss(const struct train *t)
@@ -353,6 +370,7 @@ int train_validate(struct train *t, bool (*is_stopped)(void *), void *arg, doubl
     if (rc != 0)
         return rc;
     dev_download(t->dev, &ctl, t->model.ctl, sizeof ctl);
+    TRY(dev_status(t->dev, err));
     *loss = ctl.loss_sum / ctl.n_targets;
     s->valid_step = s->step;
     if (isfinite(*loss) && (s->best_step < 0 || *loss < s->best_loss)) {
@@ -365,27 +383,27 @@ int train_validate(struct train *t, bool (*is_stopped)(void *), void *arg, doubl
 /* --- saving --- */
 
 /* Makes t->io hold what the device has. */
-static void fetch_blocks(struct train *t)
+static int fetch_blocks(struct train *t, struct err *err)
 {
-    const size_t bytes = t->model.params.count * sizeof(float);
-    train_measure(t);
+    TRY(train_measure(t, err));
     if (t->dev->is_host)
-        return;
-    dev_download(t->dev, t->io.weights, t->model.master, bytes);
-    dev_download(t->dev, t->io.m, t->optim.m.data, bytes);
-    dev_download(t->dev, t->io.v, t->optim.v.data, bytes);
+        return 0;
+    dev_download(t->dev, t->io.weights, t->model.master, t->model.params.count * sizeof(float));
+    dev_download(t->dev, t->io.m, t->optim.m.data, moment_bytes(t));
+    dev_download(t->dev, t->io.v, t->optim.v.data, moment_bytes(t));
+    return dev_status(t->dev, err);
 }
 
 int train_save(struct train *t, const char *path, struct err *err)
 {
-    fetch_blocks(t);
+    TRY(fetch_blocks(t, err));
     return train_ckpt_save(&t->head, &t->model.params, &t->io, &t->tok, path, err);
 }
 
 int train_save_model(struct train *t, const char *path, struct err *err)
 {
     struct out out;
-    fetch_blocks(t);
+    TRY(fetch_blocks(t, err));
     TRY(out_open(&out, path, err));
     if (ckpt_save_model(&t->head.c, &t->model.params, t->io.weights, &t->tok, DT_BF16, &out, err) !=
         0) {

@@ -52,7 +52,7 @@ MUST_USE int train_restore(struct train *t, const char *path, struct err *err);
  * -1. Waits for nothing on the device: the outcome is known after train_measure. */
 MUST_USE int train_step(struct train *t, struct err *err);
 /* Waits, and copies the last step's outcome into t->ctl and t->head.state. */
-void train_measure(struct train *t);
+MUST_USE int train_measure(struct train *t, struct err *err);
 /* Mean loss of the last measured step, in nats a target. */
 double train_loss(const struct train *t);
 /* The rate that the next step will have, and bits a byte of the validation text that a mean loss

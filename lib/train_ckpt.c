@@ -13,10 +13,15 @@
 enum { N_BLOCKS = 3 };
 static const char *const block_prefix[N_BLOCKS] = {"", "hm.train.m.", "hm.train.v."};
 
-static float *block_of(const struct train_blocks *b, int i)
+/* Parameter i's tensor in a block. */
+static struct tensor tensor_in(const struct train_blocks *b, int block, const struct params *p,
+                               int i)
 {
-    float *const block[N_BLOCKS] = {b->weights, b->m, b->v};
-    return block[i];
+    void *const base[N_BLOCKS] = {b->weights, b->m, b->v};
+    const struct param *q = &p->list[i];
+    const enum dtype dtype = block ? b->moments : DT_F32;
+    return tensor_of((char *)base[block] + q->offset * dtype_size(dtype), dtype, q->n_dims,
+                     q->dim[0], q->dim[1], q->dim[2], 0);
 }
 
 /* --- reading --- */
@@ -47,9 +52,9 @@ int train_ckpt_head(struct train_head *h, const char *path, struct err *err)
     return rc;
 }
 
-static bool has_shape(const struct st_tensor *t, const struct param *q)
+static bool is_alike(const struct st_tensor *t, const struct tensor *q)
 {
-    if (t->dtype != DT_F32 || t->n_dims != q->n_dims)
+    if (t->dtype != q->dtype || t->n_dims != q->n_dims)
         return false;
     for (int d = 0; d < q->n_dims; d++)
         if (t->dim[d] != q->dim[d])
@@ -58,16 +63,19 @@ static bool has_shape(const struct st_tensor *t, const struct param *q)
 }
 
 /* Where tensor i of the file belongs: NULL where it is none of ours. */
-static float *place_of(const struct st_tensor *t, const struct params *p,
-                       const struct train_blocks *to)
+static void *place_of(const struct st_tensor *t, const struct params *p,
+                      const struct train_blocks *to)
 {
     for (int b = N_BLOCKS - 1; b >= 0; b--) {
         const size_t n = strlen(block_prefix[b]);
         if (strncmp(t->name, block_prefix[b], n) != 0)
             continue;
         const int i = params_find(p, t->name + n);
-        if (i >= 0 && has_shape(t, &p->list[i]))
-            return block_of(to, b) + p->list[i].offset;
+        if (i < 0)
+            continue;
+        const struct tensor q = tensor_in(to, b, p, i);
+        if (is_alike(t, &q))
+            return q.data;
     }
     return NULL;
 }
@@ -82,7 +90,7 @@ static int load_tensor(const struct st *st, int i, struct in *in, const struct p
         tok->size += t->bytes;
         return 0;
     }
-    float *place = place_of(t, p, to);
+    void *place = place_of(t, p, to);
     if (!place)
         return err_set(err, in->path, NULL, "tensor %s is none of this model's training", t->name);
     return st_read_tensor(st, i, in, place, err);
@@ -137,7 +145,7 @@ static int add_tensors(struct st *st, const void **data, const struct params *p,
     for (int b = 0; b < N_BLOCKS; b++)
         for (int i = 0; i < p->n; i++) {
             char name[sizeof p->list[i].name + 16];
-            const struct tensor t = params_tensor(p, i, block_of(from, b));
+            const struct tensor t = tensor_in(from, b, p, i);
             snprintf(name, sizeof name, "%s%s", block_prefix[b], p->list[i].name);
             TRY(st_add_tensor(st, name, &t, err));
             data[n++] = t.data;

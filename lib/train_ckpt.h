@@ -1,8 +1,8 @@
 /* train_ckpt: the resumable checkpoint (format: hm-checkpoint(5)). One safetensors file: the f32
- * master weights under Hugging Face's names, AdamW's moments under "hm.train.m." and "hm.train.v."
- * and those names, the tokenizer's bytes in "tokenizer"; in the metadata "config", and "hm.train",
- * a JSON object of the run's options and counters. No times and no paths: the same training gives
- * the same bytes. */
+ * master weights under Hugging Face's names, AdamW's moments (f32 or bf16) under "hm.train.m." and
+ * "hm.train.v." and those names, the tokenizer's bytes in "tokenizer"; in the metadata "config",
+ * and "hm.train", a JSON object of the run's options and counters. No times and no paths: the same
+ * training gives the same bytes. */
 #ifndef HM_TRAIN_CKPT_H
 #define HM_TRAIN_CKPT_H
 
@@ -25,6 +25,8 @@ struct train_state {
     /* of struct step_ctl: counters, and statistics of the outlier test */
     int64_t skipped, skipped_in_row, applied;
     double loss_mean, loss_var, gnorm_mean, gnorm_var;
+    double fp16_scale; /* 0: there is none */
+    int64_t fp16_good;
 };
 
 /* All but the tensors. */
@@ -34,9 +36,11 @@ struct train_head {
     struct train_state state;
 };
 
-/* The tensors, in host memory: three blocks of params.count floats. */
+/* The tensors, in host memory: three blocks of params.count elements. */
 struct train_blocks {
-    float *weights, *m, *v;
+    float *weights;
+    void *m, *v;
+    enum dtype moments; /* of m and v */
 };
 
 /* Pure: the "hm.train" metadata. Doubles survive exactly. */

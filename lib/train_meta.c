@@ -18,31 +18,34 @@ struct item {
     const char *key;
     enum item_kind kind;
     size_t at;
-    double min; /* the least possible value of a count or a real */
+    double min;   /* the least possible value of a count or a real */
+    bool is_late; /* runs that were begun before it was written have none: 0 */
 };
 
 #define AT(member) offsetof(struct train_state, member)
 static const struct item items[] = {
-    {"step", ITEM_COUNT, AT(step), 0},
-    {"total", ITEM_COUNT, AT(total), 0},
-    {"warmup_steps", ITEM_COUNT, AT(warmup), 0},
-    {"tokens", ITEM_COUNT, AT(tokens), 0},
-    {"cursor", ITEM_HASH, AT(cursor), 0},
-    {"rank", ITEM_COUNT, AT(rank), 0},
-    {"world", ITEM_COUNT, AT(world), 1},
-    {"tok_hash", ITEM_HASH, AT(tok_hash), 0},
-    {"corpus_tokens", ITEM_HASH, AT(corpus_tokens), 0},
-    {"corpus_docs", ITEM_HASH, AT(corpus_docs), 0},
-    {"best_loss", ITEM_REAL, AT(best_loss), 0},
-    {"best_step", ITEM_COUNT, AT(best_step), -1},
-    {"valid_step", ITEM_COUNT, AT(valid_step), -1},
-    {"skipped", ITEM_COUNT, AT(skipped), 0},
-    {"skipped_in_row", ITEM_COUNT, AT(skipped_in_row), 0},
-    {"applied", ITEM_COUNT, AT(applied), 0},
-    {"loss_mean", ITEM_REAL, AT(loss_mean), 0},
-    {"loss_var", ITEM_REAL, AT(loss_var), 0},
-    {"gnorm_mean", ITEM_REAL, AT(gnorm_mean), 0},
-    {"gnorm_var", ITEM_REAL, AT(gnorm_var), 0},
+    {"step", ITEM_COUNT, AT(step), 0, false},
+    {"total", ITEM_COUNT, AT(total), 0, false},
+    {"warmup_steps", ITEM_COUNT, AT(warmup), 0, false},
+    {"tokens", ITEM_COUNT, AT(tokens), 0, false},
+    {"cursor", ITEM_HASH, AT(cursor), 0, false},
+    {"rank", ITEM_COUNT, AT(rank), 0, false},
+    {"world", ITEM_COUNT, AT(world), 1, false},
+    {"tok_hash", ITEM_HASH, AT(tok_hash), 0, false},
+    {"corpus_tokens", ITEM_HASH, AT(corpus_tokens), 0, false},
+    {"corpus_docs", ITEM_HASH, AT(corpus_docs), 0, false},
+    {"best_loss", ITEM_REAL, AT(best_loss), 0, false},
+    {"best_step", ITEM_COUNT, AT(best_step), -1, false},
+    {"valid_step", ITEM_COUNT, AT(valid_step), -1, false},
+    {"skipped", ITEM_COUNT, AT(skipped), 0, false},
+    {"skipped_in_row", ITEM_COUNT, AT(skipped_in_row), 0, false},
+    {"applied", ITEM_COUNT, AT(applied), 0, false},
+    {"loss_mean", ITEM_REAL, AT(loss_mean), 0, false},
+    {"loss_var", ITEM_REAL, AT(loss_var), 0, false},
+    {"gnorm_mean", ITEM_REAL, AT(gnorm_mean), 0, false},
+    {"gnorm_var", ITEM_REAL, AT(gnorm_var), 0, false},
+    {"fp16_scale", ITEM_REAL, AT(fp16_scale), 0, true},
+    {"fp16_good", ITEM_COUNT, AT(fp16_good), 0, true},
     {0},
 };
 
@@ -126,9 +129,11 @@ static int parse_object(struct train_head *h, const json_t *object, struct err *
     if (json_integer_value(json_object_get(object, "version")) != META_VERSION)
         return err_set(err, NULL, "use the version of hm that wrote it",
                        "the run was written in another version of the format");
-    for (const struct item *it = items; it->key; it++)
-        if (parse_item(it, &h->state, json_object_get(object, it->key)) != 0)
+    for (const struct item *it = items; it->key; it++) {
+        const json_t *value = json_object_get(object, it->key);
+        if (!(it->is_late && !value) && parse_item(it, &h->state, value) != 0)
             return err_set(err, NULL, NULL, "\"%s\" of the run is missing or wrong", it->key);
+    }
     const struct train_state *s = &h->state;
     if (s->world != 1 || s->rank != 0)
         return err_set(err, NULL, "train on as many processes as before",

@@ -12,6 +12,7 @@
 enum { WARMUP_STEPS = 100 };
 
 static const char *const dtype_names[] = {"f32", "bf16", "f16", "auto", NULL};
+static const char *const moment_names[] = {"f32", "bf16", NULL};
 static const char *const recompute_names[] = {"none", "block", "full", NULL};
 static const char *const schedule_names[] = {"wsd", "cosine", "constant", NULL};
 
@@ -34,6 +35,7 @@ static const struct train_field fields[] = {
     {"weight-decay", TRAIN_REAL, AT(weight_decay), true, false, 0, 10, NULL},
     {"clip", TRAIN_REAL, AT(clip), true, false, 0, 1e9, NULL},
     {"outlier", TRAIN_REAL, AT(outlier), true, false, 0, 1e9, NULL},
+    {"moments", TRAIN_ENUM, AT(moments), true, false, 0, 0, moment_names},
     {"max-skips", TRAIN_INT, AT(max_skips), false, false, 1, 1e9, NULL},
     {"schedule", TRAIN_ENUM, AT(schedule), true, false, 0, 0, schedule_names},
     {"lr", TRAIN_REAL, AT(lr), true, false, 0, 1e6, NULL},
@@ -202,8 +204,13 @@ int train_opts_parse(struct train_opts *o, const char *json, size_t n, struct er
     size_t n_fields = 0;
     if (!json_is_object(object))
         rc = err_set(err, NULL, NULL, "the run's options are no JSON object");
-    for (const struct train_field *f = fields; f->name && rc == 0; f++, n_fields++)
-        rc = parse_field(f, o, json_object_get(object, f->name), err);
+    for (const struct train_field *f = fields; f->name && rc == 0; f++) {
+        const json_t *value = json_object_get(object, f->name);
+        if (!value && f->at == AT(moments)) /* runs were begun before there was a choice */
+            continue;
+        rc = parse_field(f, o, value, err);
+        n_fields++;
+    }
     if (rc == 0 && json_object_size(object) != n_fields)
         rc = err_set(err, NULL, "use the version of hm that wrote it",
                      "the run's options have unknown fields");

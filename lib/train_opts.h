@@ -16,6 +16,7 @@ struct train_opts {
     double dropout, z_loss;
     /* AdamW */
     double beta1, beta2, eps, weight_decay, clip, outlier;
+    int moments;       /* enum dtype: F32, or BF16, rounded stochastically */
     int64_t max_skips; /* steps in a row whose skipping stops the run */
     /* learning rate */
     int schedule; /* enum schedule_kind */

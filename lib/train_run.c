@@ -270,7 +270,7 @@ static int step(struct train_run *r, struct err *err)
         return rc;
     const int64_t n = t->head.state.step - r->first;
     if (is_measuring(r) || t->head.state.step % t->head.opts.log_every == 0 || is_over(t)) {
-        train_measure(t);
+        TRY(train_measure(t, err));
         if (n == 1)
             r->first_s = now_s();
         after_step(r, rate);

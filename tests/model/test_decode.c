@@ -221,6 +221,40 @@ static void check_damage(struct model *m, struct state *s)
     buf_free(&file);
 }
 
+/* A state that a device with narrow activations saved, and the other way round. */
+static void check_types(struct model *m, struct state *s, struct dev *dev)
+{
+    struct err err;
+    struct state narrow, back;
+    struct ids none = {0};
+    int32_t ids[6] = {1, 2, 3, 4, 5, 6};
+    bool is_same = true;
+    state_reset(s, 0);
+    must(model_read(m, s, 0, ids, 6, NULL, NULL, NULL, &err), &err);
+    struct buf file = save(m, s, 0, ids, 6);
+    dev->act_dtype = DT_BF16;
+    must(state_open(&narrow, &m->c, dev, 1, S, &err), &err);
+    dev->act_dtype = DT_F32;
+    must(state_open(&back, &m->c, dev, 1, S, &err), &err);
+    must(load(m, &narrow, 0, &none, file.data, file.size, &err), &err);
+    buf_free(&file);
+    file = save(m, &narrow, 0, ids, 6);
+    must(load(m, &back, 0, &none, file.data, file.size, &err), &err);
+    for (int i = 0; i < m->c.L; i++) {
+        if (m->c.pattern[i] != 't')
+            continue;
+        const struct tensor k = state_keys(s, i, 0), k2 = state_keys(&back, i, 0);
+        const float *a = k.data, *b = k2.data;
+        for (int64_t j = 0; j < 6 * k.ld; j++)
+            is_same = is_same && b[j] == bf16_to_f32(bf16_from_f32(a[j]));
+    }
+    ok(is_same && back.pos[0] == 6, "a state goes from f32 to bf16 and back");
+    state_free(&narrow);
+    state_free(&back);
+    buf_free(&file);
+    ids_free(&none);
+}
+
 int main(void)
 {
     struct dev dev;
@@ -237,6 +271,7 @@ int main(void)
         check_batch(&m, &s, variants[i].name);
         check_states(&m, &s, variants[i].name);
         if (strcmp(variants[i].pattern, "mmtm") == 0) {
+            check_types(&m, &s, &dev);
             check_refusals(&m, &s);
             check_damage(&m, &s);
         }

@@ -100,6 +100,7 @@ static struct train_head resume_head(const struct train_test *t)
     h.opts.valid_tokens = 100;
     h.opts.schedule = SCHEDULE_COSINE;
     h.opts.max_steps = 9;
+    h.opts.moments = DT_BF16; /* rounded by numbers that the step keys */
     return h;
 }
 
