@@ -73,7 +73,7 @@ OBJCOPY ?= objcopy
 
 REF_OBJ  := $(patsubst %.c,$(B)/%.o,$(wildcard tests/ref/*.c)) $(patsubst %.cpp,$(B)/%.o,$(wildcard tests/ref/*.cpp))
 TEST_SRC := $(wildcard tests/unit/test_*.c tests/ops/test_*.c tests/model/test_*.c)
-TEST_BIN := $(TEST_SRC:%.c=$(B)/%)
+TEST_BIN := $(TEST_SRC:%.c=$(B)/%) $(B)/tests/emu/test_emu
 TEST_SH  := $(wildcard tests/cli/*.bats tests/check/*.sh)
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -170,7 +170,7 @@ cuda: $(CUDA_SO)
 # --- the kernels on the CPU: tests/emu stands in for CUDA. Its own files, emu_*.cpp, are not
 # sanitized: they switch stacks, and tell the sanitizers so ---
 EMU_CU  := $(filter-out kernels/gemm.cu,$(wildcard kernels/*.cu))
-EMU_OBJ := $(patsubst %,$(B)/emu/%.o,$(EMU_CU) $(wildcard tests/emu/*.cpp) lib/err.c lib/dtype.c)
+EMU_OBJ := $(patsubst %,$(B)/emu/%.o,$(EMU_CU) $(wildcard tests/emu/*.cpp tests/emu/self/*) lib/err.c lib/dtype.c)
 EMU_PP  := -D_GNU_SOURCE -Ilib -Ikernels -Itests/emu -Itests/emu/include $(CPPFLAGS)
 EMU_ALL := -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas
 EMU_SAN := $(if $(ASAN),-DEMU_ASAN) $(if $(TSAN),-DEMU_TSAN)
@@ -178,7 +178,7 @@ EMU_SO  := $(B)/libhm-emu.so
 $(EMU_SO): $(EMU_OBJ)
 	@echo '  link $@'
 	$(Q)$(CXX) -shared $(SAN) $(LDFLAGS) -o $@ $^ $(if $(SAN),,-Wl$(comma)-z$(comma)defs) -lm -ldl
-$(B)/emu/kernels/%.cu.o: kernels/%.cu
+$(B)/emu/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo '  c++  $< for the CPU'
 	$(Q)$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL) $(SAN) $(CXXFLAGS) -MMD -MP -MF $(@:.o=.d) -x c++ -c -o $@ $<
@@ -190,6 +190,12 @@ $(B)/emu/%.cpp.o: %.cpp
 	@mkdir -p $(@D)
 	@echo '  c++  $< for the CPU'
 	$(Q)$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL) $(SAN) $(CXXFLAGS) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+# The emulator's own test, with the emulator in it.
+$(B)/tests/emu/test_emu: $(patsubst %,$(B)/emu/%.o,$(wildcard tests/emu/emu_*.cpp tests/emu/self/*.cpp tests/emu/self/*.cu))
+	@mkdir -p $(@D)
+	@echo '  link $@'
+	$(Q)$(CXX) $(SAN) $(LDFLAGS) -o $@ $^
+$(B)/emu/tests/emu/self/%: EMU_PP += -Itests
 $(B)/emu/%.c.o: %.c
 	@mkdir -p $(@D)
 	@echo '  cc   $< for the emulation'
@@ -236,7 +242,7 @@ fuzz: test-deps
 	HM_FUZZ_SECONDS=$(FUZZ_SECONDS) $(PROVE) -v tests/check/fuzz.sh
 
 # --- taste ---
-C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch] kernels/*.cu kernels/*.cuh tests/emu/*.cpp)
+C_FILES := $(wildcard bin/*.[ch] lib/*.[ch] lib/*.cpp lib/cpu/*.[ch] tests/*.h tests/*/*.[ch] kernels/*.cu kernels/*.cuh tests/emu/*.cpp tests/emu/self/*)
 TIDY    := $(filter-out %.h,$(filter bin/% lib/%,$(C_FILES)))
 lint: test-deps $(B)/gen/version.h
 	@clang-format --dry-run -Werror $(C_FILES)

@@ -79,6 +79,7 @@ const char *hm_emu_fault(void)
 void hm_emu_reset(void)
 {
     fault.clear();
+    counts.n_faults = 0;
     last = sticky = cudaSuccess;
 }
 

@@ -13,14 +13,15 @@ dim3 blockDim, gridDim;
 
 namespace emu
 {
-static const uint64_t max_idle_rounds = 1 << 20;
+static const uint64_t max_idle_rounds = 1 << 16;
 
 who *cur;
 run now;
 hm_emu_counts counts;
 hm_emu_order order;
 static uint64_t rng_state = 1;
-static std::vector<fiber *> idle_fibers;
+/* Not freed at the end, so that its fibers are no leak. */
+static std::vector<fiber *> &idle_fibers = *new std::vector<fiber *>;
 static char launched, fenced, finished; /* addresses for the race detector */
 
 uint32_t random_below(uint32_t n)

@@ -33,7 +33,7 @@ HM_EMU_API void hm_emu_reset_peak(void);
 
 /* The last fault, "" for none. */
 HM_EMU_API const char *hm_emu_fault(void);
-/* Forgets faults, so that the device works again. */
+/* Forgets faults and their number, so that the device works again. */
 HM_EMU_API void hm_emu_reset(void);
 
 #ifdef __cplusplus
