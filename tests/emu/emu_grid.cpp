@@ -55,6 +55,9 @@ static void run_grid(const launch_shape &shape, const std::function<void()> &bod
     now = run{};
     now.n_threads = (int)(shape.block.x * shape.block.y * shape.block.z);
     now.body = &body;
+    /* here, as what a fiber allocates would seem to race */
+    now.ready.reserve(n_at_once * (size_t)now.n_threads);
+    now.yielded.reserve(n_at_once * (size_t)now.n_threads);
     now.is_in_kernel = true;
     counts.launches++;
     for (size_t i = 0; i < at.size() && !now.has_failed; i += n_at_once) {

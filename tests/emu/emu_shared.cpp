@@ -7,7 +7,8 @@
 
 namespace emu
 {
-static const size_t map_bytes = 1 << 20, gap_bytes = 256, static_limit = 48 << 10, align = 128;
+static const size_t map_bytes = 1 << 20, gap_bytes = 256, static_limit = 48 << 10, align = 128,
+                    max_arrays = 64;
 
 static size_t round_up(size_t n)
 {
@@ -26,7 +27,7 @@ static char *place(shared_memory *m, const void *key, size_t bytes)
 {
     char *p = m->map + m->used;
     const size_t whole = round_up(bytes) + gap_bytes;
-    if (m->used + whole > map_bytes)
+    if (m->used + whole > map_bytes || m->arrays.size() == max_arrays)
         fail("more shared memory than a block can have");
     unpoison(p, whole);
     fill_nan(p, whole);
@@ -56,6 +57,7 @@ void smem_begin(block *b, size_t dyn_bytes)
     m->used = gap_bytes;
     m->static_bytes = 0;
     m->arrays.clear();
+    m->arrays.reserve(max_arrays);
     place(m, nullptr, dyn_bytes);
 }
 
