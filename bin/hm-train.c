@@ -112,6 +112,18 @@ static int write_sidecars(struct app *a, struct err *err)
     return rc;
 }
 
+/* --memory: a resumed run keeps its batches. */
+static int choose(struct app *a, struct err *err)
+{
+    static const char *const names[] = {"none", "block", "full"};
+    const struct train_opts *o = &a->head.opts;
+    const double budget = train_plan_budget(&a->dev, (double)a->args.memory);
+    TRY(train_plan_choose(&a->head, &a->dev, budget, !a->resume[0], err));
+    cli_note(&a->tool, "--memory chose --batch=%lld --accum=%lld --recompute=%s",
+             (long long)o->batch, (long long)o->accum, names[o->recompute]);
+    return 0;
+}
+
 static int prepare(struct app *a, struct err *err)
 {
     if (!a->args.is_plan)
@@ -124,12 +136,13 @@ static int prepare(struct app *a, struct err *err)
     TRY(device_open(&a->dev, &a->tool, a->args.device, (int)a->args.threads, *dtype,
                     a->args.is_plan, err));
     *dtype = device_product(&a->dev, *dtype);
-    return 0;
+    return a->args.memory ? choose(a, err) : 0;
 }
 
 static int begin(struct app *a, struct err *err)
 {
-    TRY(train_plan_check(&a->head, &a->dev, train_memory_free(), err));
+    TRY(train_plan_check(&a->head, &a->dev, train_plan_budget(&a->dev, (double)a->args.memory),
+                         err));
     TRY(train_open(&a->train, &a->head, &a->data, &a->tok, a->tok_hash, &a->dev, err));
     TRY(write_sidecars(a, err));
     if (a->resume[0])
@@ -215,7 +228,8 @@ int main(int argc, char **argv)
                                  a.args.valid.n};
     int rc = prepare(&a, &err);
     if (rc == 0)
-        rc = a.args.is_plan ? train_plan_print(&a.head, &a.dev, &err) : train(&a, &err);
+        rc = a.args.is_plan ? train_plan_print(&a.head, &a.dev, (double)a.args.memory, &err)
+                            : train(&a, &err);
     int status = rc == 0 ? 0 : cli_error(&a.tool, &err);
     close_all(&a);
     status = cli_finish(&a.tool, status);

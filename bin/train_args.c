@@ -98,6 +98,9 @@ static int machine_rows(struct train_args *a, struct cli_opt *rows)
 {
     const struct cli_opt machine[] = {
         {.kind = CLI_GROUP, .name = "Machine"},
+        {CLI_INT, 0, "memory", &a->memory, "BYTES",
+         "fit the run into so much (8G): picks --batch, --accum and --recompute", 1, 1e15, NULL,
+         NULL},
         device_opt(&a->device),
         cli_threads_opt(&a->threads),
     };
@@ -157,6 +160,8 @@ int train_args_check(struct train_args *a, const struct cli_tool *t, int n_opera
 {
     if (a->batch_tokens && is_given(a, "accum"))
         return cli_usage(t, "--batch-tokens and --accum both say how large a step is");
+    if (a->memory && (is_given(a, "batch") || is_given(a, "recompute")))
+        return cli_usage(t, "--memory picks --batch and --recompute: give it or them");
     if (a->is_resume && train_args_to_stdout(a))
         return cli_usage(t, "--resume needs a run folder: give one with -o");
     if (a->log && strcmp(a->log, "-") == 0)
@@ -170,6 +175,8 @@ int train_args_check(struct train_args *a, const struct cli_tool *t, int n_opera
 static void settle(struct train_args *a, const struct config *c)
 {
     struct train_opts *o = &a->opts;
+    if (a->batch_tokens && a->memory)
+        o->batch = 1; /* and --accum the rows, until it is known how many go at once */
     if (a->batch_tokens) {
         const int64_t a_micro = o->batch * c->max_positions;
         o->accum = (a->batch_tokens + a_micro - 1) / a_micro;

@@ -14,6 +14,7 @@ struct train_args {
     struct model_args model;
     struct train_opts opts;
     int64_t batch_tokens, threads;
+    int64_t memory; /* bytes; 0: not given */
     const char *tok, *out, *log, *init_from, *device;
     struct cli_list valid;
     bool is_resume, is_plan, is_forced;

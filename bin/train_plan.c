@@ -35,6 +35,26 @@ double train_memory_free(void)
     return least > 0 ? least : 0;
 }
 
+/* What a driver keeps of a GPU for one process, its code and tables. Where there is no GPU to ask,
+ * about what CUDA 12 takes. */
+static double context_bytes(const struct dev *dev)
+{
+    static const double usual = 400.0 * (1 << 20);
+    if (dev->is_host)
+        return 0;
+    const double taken = (double)dev->total_bytes - (double)dev->free_bytes;
+    return taken > 0 && taken < usual ? taken : usual;
+}
+
+double train_plan_budget(const struct dev *dev, double memory)
+{
+    const double free_bytes = dev->is_host ? train_memory_free() : (double)dev->free_bytes;
+    if (memory <= 0)
+        return free_bytes;
+    const double most = fmax(memory - context_bytes(dev), 1);
+    return free_bytes > 0 ? fmin(most, free_bytes) : most;
+}
+
 static int plan_bytes(const struct train_head *h, const struct dev *dev, struct arena *plan,
                       struct err *err)
 {
@@ -62,6 +82,31 @@ static int find_fit(struct train_head *h, const struct dev *dev, double free_byt
             if (*is_found)
                 return 0;
         }
+    return 0;
+}
+
+int train_plan_choose(struct train_head *h, const struct dev *dev, double budget, bool may_split,
+                      struct err *err)
+{
+    struct arena plan;
+    bool is_found;
+    h->opts.recompute = RECOMPUTE_NONE;
+    if (may_split) {
+        h->opts.batch *= h->opts.accum;
+        h->opts.accum = 1;
+        if (h->opts.batch > 65536)
+            return err_set(err, NULL, "lower --batch-tokens", "a step of %lld rows is too large",
+                           (long long)h->opts.batch);
+        TRY(find_fit(h, dev, budget, &is_found, &plan, err));
+        if (!is_found)
+            h->opts.recompute = RECOMPUTE_FULL;
+        return 0;
+    }
+    for (; h->opts.recompute < RECOMPUTE_FULL; h->opts.recompute++) {
+        TRY(plan_bytes(h, dev, &plan, err));
+        if ((double)plan.used <= budget)
+            break;
+    }
     return 0;
 }
 
@@ -116,12 +161,21 @@ static void print_memory(const struct arena *plan)
     print_bytes("memory total", (double)plan->used);
 }
 
-int train_plan_print(const struct train_head *h, const struct dev *dev, struct err *err)
+static void print_split(const struct train_opts *o)
+{
+    static const char *const names[] = {"none", "block", "full"};
+    print_count("micro-batch", (double)o->batch, "rows");
+    print_count("micro-batches", (double)o->accum, "a step");
+    printf("recompute,%d,,%s\n", o->recompute, names[o->recompute]);
+}
+
+int train_plan_print(const struct train_head *h, const struct dev *dev, double memory,
+                     struct err *err)
 {
     struct arena plan;
     struct params p;
     struct err advice = {0};
-    const double free_bytes = train_memory_free();
+    const double free_bytes = train_plan_budget(dev, memory);
     const int T = h->c.max_positions;
     TRY(plan_bytes(h, dev, &plan, err));
     TRY(params_open(&p, &h->c, err));
@@ -132,7 +186,10 @@ int train_plan_print(const struct train_head *h, const struct dev *dev, struct e
     print_count("forward", model_flops_fwd(&h->c, T), "flop/token");
     print_count("training", model_flops_train(&h->c, T, (enum recompute)h->opts.recompute),
                 "flop/token");
+    print_split(&h->opts);
     print_memory(&plan);
+    if (!dev->is_host)
+        print_bytes("memory context", context_bytes(dev));
     if (free_bytes > 0)
         print_bytes("memory free", free_bytes);
     const bool fits = train_plan_check(h, dev, free_bytes, &advice) == 0;

@@ -9,8 +9,19 @@
  * limit; 0: cannot be found out. */
 double train_memory_free(void);
 
-/* Prints the plan as CSV on stdout: item, value, unit, and the value as people read it. */
-MUST_USE int train_plan_print(const struct train_head *h, const struct dev *dev, struct err *err);
+/* What the run may take: of `memory` (0: of what is free on the device) what the driver's own
+ * context leaves. 0: not known. */
+double train_plan_budget(const struct dev *dev, double memory);
+/* Sets batch, accum and recompute to the fastest that fits into the budget and makes up the same
+ * rows of a step: nothing computed again in the largest micro-batches, else blocks, else full.
+ * Where none fits, the cheapest. may_split: batch and accum are free; else only recompute is. */
+MUST_USE int train_plan_choose(struct train_head *h, const struct dev *dev, double budget,
+                               bool may_split, struct err *err);
+
+/* Prints the plan as CSV on stdout: item, value, unit, and the value as people read it. memory: as
+ * for train_plan_budget. */
+MUST_USE int train_plan_print(const struct train_head *h, const struct dev *dev, double memory,
+                              struct err *err);
 /* Fails with the flags that would make the run fit, found by planning them, where it does not fit
  * into free_bytes (0: not known, fits). */
 MUST_USE int train_plan_check(const struct train_head *h, const struct dev *dev, double free_bytes,

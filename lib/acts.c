@@ -5,6 +5,8 @@
 
 /* Rows begin at multiples of so many elements, which is 16 bytes in the narrow types. */
 enum { WIDE = 8 };
+/* Rows of f32 logits of a batch that gives no gradients, on a device that does not keep all. */
+enum { FORWARD_ROWS = 256 };
 
 /* A carving under way: the arena over the region, the sizes, the pass. */
 struct carver {
@@ -182,11 +184,14 @@ static void carve_inputs(struct acts *a, struct carver *v)
     a->layer[L].x = rows_of(v, v->c->D);
 }
 
-/* Logits that become gradients may be narrow; those that a caller reads are dense and f32. */
+/* Logits that become gradients may be narrow; those that a caller reads are dense and f32, and,
+ * where memory is short, few at once. */
 static void carve_head(struct acts *a, struct carver *v)
 {
     const int64_t M = (int64_t)n_rows(v), V = v->c->V;
-    const int64_t rows = v->kind != PASS_STEP && M > v->head_rows ? v->head_rows : M;
+    const bool is_few = v->kind == PASS_FORWARD && !v->keeps_all && v->head_rows > FORWARD_ROWS;
+    const int64_t most = is_few ? FORWARD_ROWS : v->head_rows;
+    const int64_t rows = v->kind != PASS_STEP && M > most ? most : M;
     if (v->kind == PASS_TRAIN)
         a->logits = wide_rows(v, v->act, rows, V);
     else

@@ -64,7 +64,7 @@ struct acts {
     struct back_acts back;
     struct tensor h;      /* (M,D) the final norm's output */
     float *rstd_h;        /* (M) */
-    struct tensor logits; /* (rows,V) a chunk of min(M, dev->head_rows) rows, in the device's
+    struct tensor logits; /* (rows,V) a chunk of at most dev->head_rows rows, in the device's
                              act_dtype where they become their gradient, else f32; STEP: all M */
     float *loss;          /* (M) */
     /* What is uploaded, one block: four lists of M, or in a STEP pass three and what to choose by.

@@ -186,6 +186,26 @@ train() {
     [ "$(grep '^memory total' <<<"$output" | cut -d, -f2)" -lt $((12 << 30)) ]
 }
 
+@test "--memory picks what fits, the fastest first, and keeps the step" {
+    plan() { hm-train --plan --device=cpu --preset=base --vocab=32000 --batch-tokens=32K "$@" 2> err; }
+    value() { grep "^$1," out | cut -d, -f2; }
+    plan --memory=1T > out
+    [ "$(value micro-batch) $(value micro-batches) $(value recompute)" = '32 1 0' ]
+    plan --memory=6G > out
+    [ "$(value recompute)" -eq 0 ]
+    [ "$(value micro-batch)" -lt 32 ]
+    [ $(($(value micro-batch) * $(value micro-batches))) -eq 32 ]
+    [ "$(value 'memory total')" -le 6000000000 ]
+    grep -q -- '--memory chose --batch=' err
+    plan --memory=1.25G > out
+    [ "$(value recompute)" -gt 0 ]
+    [ "$(value fits)" -eq 1 ]
+    plan --memory=100M > out
+    [ "$(value fits)" -eq 0 ]
+    run hm-train --memory=1G --batch=4 a
+    [ "$status" -eq 2 ]
+}
+
 @test "a run that cannot fit does not start, and says what would fit" {
     run hm-train --preset=tiny --batch=65536 --context=4096 -o run train-*.tok.zst
     [ "$status" -eq 1 ]

@@ -1,6 +1,7 @@
 /* The memory plan equals what is allocated, passes allocate nothing, weights of a model for
  * inference are kept once; bf16 products stay near f32's; options that must be refused. */
 #include "model_test.h"
+#include "optim.h"
 
 enum { B = 2, T = 24 };
 
@@ -175,6 +176,53 @@ static void check_bf16(const struct config *c)
     dev_close(&dev);
 }
 
+/* What cards of 4 to 8 GB have to hold at T = 1024 with activations in bf16: the arithmetic of a
+ * GPU, on a device that only lends its table. */
+static void check_cards(void)
+{
+    static const struct {
+        const char *preset;
+        int B;
+        enum recompute recompute;
+        enum dtype moments;
+        double most; /* bytes */
+    } rows[] = {
+        {"base", 8, RECOMPUTE_NONE, DT_F32, 2.3 * 0x1p30},
+        {"100m", 16, RECOMPUTE_NONE, DT_F32, 6e9},
+        {"200m", 8, RECOMPUTE_NONE, DT_F32, 7.3e9},
+        {"350m", 8, RECOMPUTE_BLOCK, DT_BF16, 7.3e9},
+    };
+    struct dev dev;
+    struct err err;
+    open_dev(&dev, 1);
+    dev.act_dtype = DT_BF16;
+    dev.keeps_all = false;
+    dev.head_rows = 2048;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct config c;
+        struct params p;
+        struct arena plan = {0};
+        const struct model_opts opts = {
+            .is_training = true, .B = rows[i].B, .T = 1024, .recompute = rows[i].recompute};
+        must(config_preset(&c, rows[i].preset, &err), &err);
+        must(model_plan(&c, &opts, &dev, &plan, &err), &err);
+        must(params_open(&p, &c, &err), &err);
+        optim_plan(&p, rows[i].moments, &plan);
+        params_free(&p);
+        const double taken = (double)(plan.used - plan.by_kind[MEM_WORK]);
+        ok(taken < rows[i].most, "%s, %d rows: %.2f GiB", rows[i].preset, rows[i].B,
+           taken / 0x1p30);
+    }
+    struct config c;
+    struct arena plan = {0};
+    const struct model_opts use = {.read_T = 512, .step_R = 1, .S = 8192};
+    must(config_preset(&c, "100m", &err), &err);
+    must(model_plan(&c, &use, &dev, &plan, &err), &err);
+    const size_t taken = plan.used - plan.by_kind[MEM_WORK] + state_plan(&c, &dev, 1, 8192);
+    ok(taken < 300000000, "100m with 8K tokens of context: %zu MB", taken / 1000000);
+    dev_close(&dev);
+}
+
 static void check_refused(void)
 {
     static const struct model_opts bad[] = {
@@ -231,6 +279,7 @@ int main(void)
     check_state_plan(&c);
     check_bf16(&c);
     check_sizes();
+    check_cards();
     check_refused();
     return tap_done();
 }
