@@ -120,6 +120,8 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
         return cuda_conv1d_plan(dev, s);
     case OP_XENT:
         return cuda_xent_plan(dev, s);
+    case OP_SAMPLE:
+        return cuda_sample_plan(dev, s);
     case OP_GNORM:
         return cuda_gnorm_plan(dev, s);
     default:
@@ -173,6 +175,7 @@ static constexpr struct ops make_table()
     t.xent = cuda_xent;
     t.gnorm = cuda_gnorm;
     t.adamw = cuda_adamw;
+    t.sample = cuda_sample;
     return t;
 }
 static const struct ops table = make_table();

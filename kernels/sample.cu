@@ -1,0 +1,365 @@
+/* sample: the next token of each row, by the rules of ops.h; lib/cpu/sample.c has the definitions.
+ *
+ * A block takes a row. What is left out of a distribution becomes -infinity. Top-k, typical and
+ * top-p are one thing: keep the best tokens whose weights reach a mass. The key down to which they
+ * reach it is found two bits at a time, not by sorting: a pass over the row sums the weights from
+ * three keys upwards. Weights are integers in units of 2^-40, so that no sum depends on an order.
+ * Equal keys, and the draw, go by ids: each thread takes a run of neighbours. */
+#include "cuda_ops.cuh"
+#include "vec.cuh"
+
+extern "C" {
+#include "rng.h"
+}
+
+namespace
+{
+typedef unsigned long long u64;
+
+constexpr float UNIT = 0x1p40f;
+constexpr int FEW = 512, SOME = 8192; /* vocabularies that a warp, 8 warps take */
+
+/* Reductions over the block, in every thread; shared memory: 8 bytes a warp. */
+template <int THREADS, class V, class F> __device__ V block_reduce(V v, F join)
+{
+    SHARED(V, part, [THREADS / 32]);
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2)
+        v = join(v, __shfl_xor_sync(0xffffffffu, v, step));
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+        part[threadIdx.x / 32] = v;
+    __syncthreads();
+    v = part[0];
+    for (int i = 1; i < THREADS / 32; i++)
+        v = join(v, part[i]);
+    return v;
+}
+template <int THREADS, class V> __device__ V sum_of(V v)
+{
+    return block_reduce<THREADS>(v, [](V a, V b) { return a + b; });
+}
+
+/* The sum over the threads before this one. */
+template <int THREADS> __device__ u64 sum_before(u64 v)
+{
+    SHARED(u64, part, [THREADS / 32]);
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    u64 sum = v;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const u64 below = __shfl_up_sync(0xffffffffu, sum, (unsigned)step);
+        sum += lane >= step ? below : 0;
+    }
+    __syncthreads();
+    if (lane == 31)
+        part[warp] = sum;
+    __syncthreads();
+    for (int i = 0; i < warp; i++)
+        sum += part[i];
+    return sum - v;
+}
+
+/* Rises with x; equal zeros; NaN is least. */
+__device__ uint32_t key_of(float x)
+{
+    const uint32_t bits = __float_as_uint(x + 0.0f);
+    if (x != x)
+        return 0;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ bool is_finite(double x)
+{
+    return x - x == 0;
+}
+
+enum filter_kind { TOP_K, TYPICAL, TOP_P };
+
+/* By what a filter judges a token. */
+struct judge {
+    filter_kind kind;
+    float top, factor; /* weight = factor exp(x - top) */
+    float middle;      /* typical: the x whose surprise is the entropy */
+
+    __device__ uint32_t key(float x) const
+    {
+        return key_of(kind == TYPICAL ? -fabsf(middle - x) : x);
+    }
+    __device__ u64 weight(float x) const
+    {
+        return kind == TOP_K ? 1 : (u64)(expf(x - top) * factor * UNIT);
+    }
+};
+
+/* A row at work. */
+struct list {
+    float *x; /* logit over temperature, -infinity for those left out */
+    int V;
+};
+
+template <int THREADS> __device__ float top_of(const float *x, int V)
+{
+    float top = -INFINITY;
+    for (int v = (int)threadIdx.x; v < V; v += THREADS)
+        top = fmaxf(top, x[v]);
+    return block_reduce<THREADS>(top, [](float a, float b) { return fmaxf(a, b); });
+}
+
+/* Sum of exp(x - top): in f32 over a thread's, in double over the block's. */
+template <int THREADS> __device__ double exp_sum(const float *x, int V, float top)
+{
+    float sum = 0;
+    for (int v = (int)threadIdx.x; v < V; v += THREADS)
+        sum += expf(x[v] - top);
+    return sum_of<THREADS>((double)sum);
+}
+
+/* The greatest key such that weights from it upwards reach the mass, 0 where all together do not;
+ * *above: the weights of those beyond it. */
+template <int THREADS>
+__device__ uint32_t find_edge(const list &c, const judge &o, u64 mass, u64 *above)
+{
+    uint32_t edge = 0;
+    *above = 0;
+    for (int shift = 30; shift >= 0; shift -= 2) {
+        u64 sum[3] = {0, 0, 0};
+        for (int v = (int)threadIdx.x; v < c.V; v += THREADS) {
+            const uint32_t key = o.key(c.x[v]);
+            if (key < (edge | 1u << shift))
+                continue;
+            const u64 weight = o.weight(c.x[v]);
+            sum[0] += weight;
+            sum[1] += key >= (edge | 2u << shift) ? weight : 0;
+            sum[2] += key >= (edge | 3u << shift) ? weight : 0;
+        }
+        uint32_t digit = 0;
+#pragma unroll
+        for (int i = 0; i < 3; i++) {
+            sum[i] = sum_of<THREADS>(sum[i]);
+            if (sum[i] >= mass)
+                digit = (uint32_t)i + 1;
+            else if (digit == (uint32_t)i)
+                *above = sum[i];
+        }
+        edge |= digit << shift;
+    }
+    return edge;
+}
+
+/* Keeps the tokens of greatest key whose weights reach the mass, the lower id first among equals;
+ * at least one. */
+template <int THREADS> __device__ void keep_best(const list &c, const judge &o, u64 mass)
+{
+    u64 above;
+    mass = mass > 0 ? mass : 1;
+    const uint32_t edge = find_edge<THREADS>(c, o, mass, &above);
+    const int run = (c.V + THREADS - 1) / THREADS;
+    const int begin = min((int)threadIdx.x * run, c.V), end = min(begin + run, c.V);
+    u64 equal = 0;
+    for (int v = begin; v < end; v++)
+        equal += o.key(c.x[v]) == edge ? o.weight(c.x[v]) : 0;
+    u64 before = above + sum_before<THREADS>(equal);
+    for (int v = begin; v < end; v++) {
+        const uint32_t key = o.key(c.x[v]);
+        const bool is_in = key > edge || (key == edge && before < mass);
+        if (key == edge)
+            before += o.weight(c.x[v]);
+        if (!is_in)
+            c.x[v] = -INFINITY;
+    }
+    __syncthreads();
+}
+
+/* Those whose surprise is nearest to the expected one, the entropy. */
+template <int THREADS> __device__ void keep_typical(const list &c, float mass)
+{
+    judge o = {TYPICAL, top_of<THREADS>(c.x, c.V), 0, 0};
+    const double sum = exp_sum<THREADS>(c.x, c.V, o.top);
+    const float lse = (float)((double)o.top + log(sum));
+    o.factor = (float)(1 / sum);
+    float part = 0;
+    for (int v = (int)threadIdx.x; v < c.V; v += THREADS) {
+        const float p = expf(c.x[v] - o.top) * o.factor;
+        part += p > 0 ? p * (lse - c.x[v]) : 0.0f;
+    }
+    o.middle = lse - (float)sum_of<THREADS>((double)part);
+    keep_best<THREADS>(c, o, (u64)((double)mass * (double)UNIT));
+}
+
+template <int THREADS> __device__ void keep_top_p(const list &c, float mass)
+{
+    judge o = {TOP_P, top_of<THREADS>(c.x, c.V), 0, 0};
+    o.factor = (float)(1 / exp_sum<THREADS>(c.x, c.V, o.top));
+    keep_best<THREADS>(c, o, (u64)((double)mass * (double)UNIT));
+}
+
+/* Those at least min_p as likely as the likeliest. */
+template <int THREADS> __device__ void keep_min_p(const list &c, float min_p)
+{
+    const float edge = top_of<THREADS>(c.x, c.V) + logf(fminf(min_p, 1.0f));
+    for (int v = (int)threadIdx.x; v < c.V; v += THREADS)
+        if (c.x[v] < edge)
+            c.x[v] = -INFINITY;
+    __syncthreads();
+}
+
+/* The token in whose part of the cumulative distribution u of [0,1) falls. */
+template <int THREADS> __device__ int pick(const list &c, double u)
+{
+    SHARED(int, chosen, [1]);
+    const judge o = {TOP_P, top_of<THREADS>(c.x, c.V), 1, 0};
+    const int run = (c.V + THREADS - 1) / THREADS;
+    const int begin = min((int)threadIdx.x * run, c.V), end = min(begin + run, c.V);
+    u64 mine = 0;
+    for (int v = begin; v < end; v++)
+        mine += o.weight(c.x[v]);
+    u64 sum = sum_before<THREADS>(mine);
+    const u64 aim = (u64)(u * (double)sum_of<THREADS>(mine));
+    if (sum <= aim && aim < sum + mine)
+        for (int v = begin; v < end; v++) {
+            sum += o.weight(c.x[v]);
+            if (sum > aim) {
+                chosen[0] = v;
+                break;
+            }
+        }
+    __syncthreads();
+    return chosen[0];
+}
+
+/* Lowest id of the greatest value. */
+template <int THREADS> __device__ int arg_max(const float *x, int V)
+{
+    u64 best = 0;
+    for (int v = (int)threadIdx.x; v < V; v += THREADS) {
+        const u64 one = (u64)key_of(x[v]) << 32 | (uint32_t)~v;
+        best = one > best ? one : best;
+    }
+    best = block_reduce<THREADS>(best, [](u64 a, u64 b) { return a > b ? a : b; });
+    return (int)~(uint32_t)best;
+}
+
+/* Whether the id's first place in list is i. */
+__device__ bool is_first(const int32_t *ids, int i)
+{
+    for (int j = 0; j < i; j++)
+        if (ids[j] == ids[i])
+            return false;
+    return true;
+}
+
+/* Penalties, then bias; a thread takes a distinct id. */
+template <int THREADS>
+__device__ void adjust(const list &c, const struct sample_row &o, const int32_t *recent,
+                       const int32_t *bias_id, const float *bias)
+{
+    for (int i = (int)threadIdx.x; i < o.n_recent; i += THREADS) {
+        const int32_t id = recent[i];
+        if (id < 0 || id >= c.V || !is_first(recent, i))
+            continue;
+        int count = 0;
+        for (int j = i; j < o.n_recent; j++)
+            count += recent[j] == id;
+        const float x = c.x[id];
+        c.x[id] = (x > 0 ? x / o.repeat_penalty : x * o.repeat_penalty) -
+                  ((float)count * o.freq_penalty + o.pres_penalty);
+    }
+    __syncthreads();
+    for (int i = (int)threadIdx.x; i < o.n_bias; i += THREADS) {
+        const int32_t id = bias_id[i];
+        if (id < 0 || id >= c.V || !is_first(bias_id, i))
+            continue;
+        for (int j = i; j < o.n_bias; j++)
+            c.x[id] += bias_id[j] == id ? bias[j] : 0.0f;
+    }
+    __syncthreads();
+}
+
+template <int THREADS> __device__ int draw(const list &c, const struct sample_row &o)
+{
+    for (int v = (int)threadIdx.x; v < c.V; v += THREADS)
+        c.x[v] /= o.temperature;
+    __syncthreads();
+    if (o.top_k > 0 && o.top_k < c.V)
+        keep_best<THREADS>(c, {TOP_K, 0, 0, 0}, (u64)o.top_k);
+    if (o.typical_p < 1)
+        keep_typical<THREADS>(c, o.typical_p);
+    if (o.top_p < 1)
+        keep_top_p<THREADS>(c, o.top_p);
+    if (o.min_p > 0)
+        keep_min_p<THREADS>(c, o.min_p);
+    const uint64_t stream = rng_stream(RNG_SAMPLE, o.prompt, o.position);
+    return pick<THREADS>(c, (double)rng_unit(philox(o.seed, stream, 0).v[0]));
+}
+
+struct sample_args {
+    int32_t *id;
+    float *logp;
+    mat<const float> logits;
+    const struct sample_row *rows;
+    struct sample_tables tables;
+    float *work; /* (R,V) */
+    int V;
+};
+
+/* A block a row. Shared memory: some 40 bytes a warp. Arg max moves 8 bytes a token, out of memory
+ * once; a draw 28 and each filter some 70, out of the cache. 4 FLOPs a token, 50 a filter. */
+template <int THREADS>
+__global__ void __launch_bounds__(THREADS, THREADS < 1024 ? 4 : 1) k_sample(sample_args a)
+{
+    const int64_t r = blockIdx.x;
+    const struct sample_row o = a.rows[r];
+    const float *logits = a.logits.p + r * a.logits.ld;
+    const float top = top_of<THREADS>(logits, a.V);
+    const double lse = (double)top + log(exp_sum<THREADS>(logits, a.V, top));
+    int id = 0;
+    if (!is_finite(lse)) {
+        if (threadIdx.x == 0) {
+            a.id[r] = 0;
+            a.logp[r] = NAN;
+        }
+        return;
+    }
+    if (o.temperature > 0 || o.n_recent > 0 || o.n_bias > 0) {
+        const list c = {a.work + r * a.V, a.V};
+        for (int v = (int)threadIdx.x; v < a.V; v += THREADS)
+            c.x[v] = logits[v];
+        __syncthreads();
+        adjust<THREADS>(c, o, a.tables.recent + r * a.tables.recent_cap,
+                        a.tables.bias_id + r * a.tables.bias_cap,
+                        a.tables.bias + r * a.tables.bias_cap);
+        const float best = top_of<THREADS>(c.x, a.V);
+        id = o.temperature > 0 && is_finite((double)(best / o.temperature))
+                 ? draw<THREADS>(c, o)
+                 : arg_max<THREADS>(c.x, a.V);
+    } else {
+        id = arg_max<THREADS>(logits, a.V);
+    }
+    if (threadIdx.x == 0) {
+        a.id[r] = id;
+        a.logp[r] = (float)((double)logits[id] - lse);
+    }
+}
+} // namespace
+
+void cuda_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor *logits,
+                 const struct sample_row *rows, const struct sample_tables *tables)
+{
+    const int64_t R = tensor_rows(logits), V = tensor_cols(logits);
+    assert(logits->dtype == DT_F32 && (size_t)(R * V) * sizeof(float) <= dev->work_bytes);
+    const sample_args args = {
+        id, logp, cmat_of<float>(logits), rows, *tables, (float *)dev->work, (int)V};
+    if (V <= FEW)
+        launch(dev, "sample", k_sample<32>, (unsigned)R, 32, 0, args);
+    else if (V <= SOME)
+        launch(dev, "sample", k_sample<256>, (unsigned)R, 256, 0, args);
+    else
+        launch(dev, "sample", k_sample<1024>, (unsigned)R, 1024, 0, args);
+}
+
+size_t cuda_sample_plan(const struct dev *dev, const struct sizes *s)
+{
+    (void)dev;
+    return (size_t)s->R * (size_t)s->V * sizeof(float);
+}
