@@ -3,6 +3,7 @@
 #include "cuda_ops.cuh"
 #include "gemm.cuh"
 #include "graph.cuh"
+#include "ssd.cuh"
 #include "stage.cuh"
 #include "step_plan.cuh"
 
@@ -110,7 +111,7 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
     case OP_LINEAR:
         return larger(cuda_linear_plan(dev, s), cuda_linear_step_plan(dev, s));
     case OP_SSD:
-        return cuda_mamba_step_plan(s);
+        return larger(cuda_ssd_fwd_plan(dev, s), cuda_mamba_step_plan(s));
     case OP_ATTN:
         return larger(cuda_attn_plan(dev, s), cuda_attn_step_plan(s));
     case OP_RMSNORM:
@@ -167,6 +168,7 @@ static constexpr struct ops make_table()
     t.linear_step = cuda_linear_step;
     t.linear_step_fused = cuda_linear_step_fused;
     t.conv1d_step = cuda_conv1d_step;
+    t.ssd_fwd = cuda_ssd_fwd;
     t.ssd_step = cuda_ssd_step;
     t.mamba_step = cuda_mamba_step;
     t.attn_fwd = cuda_attn_fwd;

@@ -85,7 +85,6 @@ size_t cuda_embed_plan(const struct dev *dev, const struct sizes *s);
 size_t cuda_linear_plan(const struct dev *dev, const struct sizes *s);
 size_t cuda_norm_plan(const struct dev *dev, const struct sizes *s); /* both norms */
 size_t cuda_conv1d_plan(const struct dev *dev, const struct sizes *s);
-size_t cuda_ssd_plan(const struct dev *dev, const struct sizes *s);
 size_t cuda_attn_plan(const struct dev *dev, const struct sizes *s);
 size_t cuda_xent_plan(const struct dev *dev, const struct sizes *s);
 size_t cuda_gnorm_plan(const struct dev *dev, const struct sizes *s);

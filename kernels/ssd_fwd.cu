@@ -1,0 +1,288 @@
+/* ssd_fwd: the state-space scan forward (ops.h, struct ssd_in; ssd.cuh has the letters), fused: a
+ * block walks a span of tokens of a few heads of a group in chunks of Q:
+ *   y_t = sum_{u<=t} (C_t . B_u) exp(cum_t - cum_u) delta_u x_u + into_t S C_t + skip x_t
+ *   S  <- through S + sum_u tail_u x_u B_u^T
+ * and the states never leave registers. `states` of ssd_fwd are not kept (lib gives NULL): the
+ * backward makes them again (ssd_states.cu). */
+#include "cuda_ops.cuh"
+#include "ssd.cuh"
+
+/* What the kernel takes besides its inputs. */
+template <class T> struct fwd_out {
+    mat<T> y;
+    float *delta, *last; /* last (B,H,P,N) or NULL: the state behind the sequence */
+    const float *before; /* (B,spans,H,P,N) states before the spans or NULL: zero */
+    int span;            /* tokens, whole chunks */
+    int stages;          /* buffers of x and B: 2 where shared memory allows it */
+    bool is_wide;        /* y's rows */
+};
+
+/* Shared memory: stages x (x, B), C, M, two of steps. */
+template <class S> struct fwd_smem {
+    using T = typename S::T;
+    static constexpr int x_size = S::heads * S::Q * S::ldx, b_size = S::Q * S::ldb;
+    static constexpr int m_size = S::heads * S::Q * S::ldm;
+    static constexpr size_t bytes(int stages)
+    {
+        return sizeof(T) * (size_t)(stages * (x_size + b_size) + b_size + m_size) +
+               2 * sizeof(ssd_steps<S>);
+    }
+    ssd_steps<S> *steps;
+    T *c, *m, *x_b; /* x, then B */
+    __device__ __forceinline__ explicit fwd_smem(unsigned char *all)
+    {
+        steps = reinterpret_cast<ssd_steps<S> *>(all);
+        c = reinterpret_cast<T *>(steps + 2);
+        m = c + b_size;
+        x_b = m + m_size;
+    }
+    __device__ __forceinline__ T *x_at(int stage) const
+    {
+        return x_b + stage * (x_size + b_size);
+    }
+    __device__ __forceinline__ T *b_at(int stage) const
+    {
+        return x_at(stage) + x_size;
+    }
+};
+
+/* M of each head: the lower triangle, by tiles of 16x16 dealt out to the warps, of
+ * M_tu = (C_t . B_u) exp(cum_t - cum_u) delta_u. C B^T serves all heads. */
+template <class S, class T>
+__device__ __forceinline__ void make_m(T *m, const T *c, const T *b, const ssd_steps<S> *steps,
+                                       int N)
+{
+    constexpr int tiles = S::Q / 16 * (S::Q / 16 + 1) / 2;
+    const int g = lane_id() / 4, t = lane_id() % 4;
+    for (int i = (int)threadIdx.x / 32; i < tiles; i += S::warps) {
+        const int row = i == 0 ? 0 : 16, col = i == 2 ? 16 : 0;
+        static_assert(tiles <= 3, "tiles (0,0) (1,0) (1,1)");
+        frag_c cb[2] = {};
+#pragma unroll
+        for (int n = 0; n < S::NP; n += 16) {
+            if (ssd_is_pad<T>(n, N))
+                break;
+            frag_a<T> a;
+            frag_b<T> to[2];
+            load_a<T>(a, c + row * S::ldb + n, S::ldb);
+            load_b2<T>(to, b + col * S::ldb + n, S::ldb);
+            mma<T>(cb[0], a, to[0]);
+            mma<T>(cb[1], a, to[1]);
+        }
+#pragma unroll 1
+        for (int head = 0; head < S::heads; head++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) { /* pairs: row g, g + 8; columns 2t, 8 + 2t */
+                const int tt = row + g + j % 2 * 8, u = col + j / 2 * 8 + 2 * t;
+                float v[2];
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    const bool ok = u + k <= tt && steps->doc[u + k] == steps->doc[tt];
+                    const float far = steps->cum[head][tt] - steps->cum[head][u + k];
+                    const float w = ok ? ssd_exp(far, T{}) * steps->delta[head][u + k] : 0.0f;
+                    v[k] = w * cb[j / 2].r[j % 2 * 2 + k];
+                }
+                store<T, 2>(m + (head * S::Q + tt) * S::ldm + u, v);
+            }
+    }
+}
+
+/* y of a warp's slices: rows by 16 tokens, columns 16 p. */
+template <class S> struct fwd_acc {
+    frag_c r[S::Q / 16][S::slices][2];
+};
+
+/* y = C S^T */
+template <class S, class T>
+__device__ __forceinline__ void before_chunk(fwd_acc<S> &y, const ssd_state<S> &s, const T *c,
+                                             int N)
+{
+#pragma unroll
+    for (int n = 0; n < S::NP; n += 16) {
+        if (ssd_is_pad<T>(n, N))
+            break;
+        frag_b<T> to[S::slices][2];
+#pragma unroll
+        for (int i = 0; i < S::slices; i++)
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+                to[i][j] = b_of_ct<T>(s.r[i][n / 8], s.r[i][n / 8 + 1], j);
+#pragma unroll
+        for (int r = 0; r < S::Q / 16; r++) {
+            frag_a<T> a;
+            load_a<T>(a, c + r * 16 * S::ldb + n, S::ldb);
+#pragma unroll
+            for (int i = 0; i < S::slices; i++) {
+                mma<T>(y.r[r][i][0], a, to[i][0]);
+                mma<T>(y.r[r][i][1], a, to[i][1]);
+            }
+        }
+    }
+}
+
+/* y = into y + skip x, row by row */
+template <class S, class T>
+__device__ __forceinline__ void scale_and_skip(fwd_acc<S> &y, const T *x, const float *skip,
+                                               const ssd_steps<S> *steps, const ssd_heads &at)
+{
+    const int g = lane_id() / 4, t = lane_id() % 4;
+#pragma unroll
+    for (int i = 0; i < S::slices; i++) {
+        const int head = ssd_slice_head<S>(i);
+        const float d = head < at.n_heads ? skip[at.h0 + head] : 0.0f;
+#pragma unroll
+        for (int r = 0; r < S::Q / 16; r++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) {
+                const int tt = r * 16 + g + j % 2 * 8;
+                const int p = ssd_slice_row<S>(i) + j / 2 * 8 + 2 * t;
+                const float into = steps->into[head][tt];
+                float v[2];
+                load<T, 2>(v, x + (head * S::Q + tt) * S::ldx + p);
+#pragma unroll
+                for (int k = 0; k < 2; k++) {
+                    float &to = y.r[r][i][j / 2].r[j % 2 * 2 + k];
+                    to = into * to + d * v[k];
+                }
+            }
+    }
+}
+
+/* y += M x */
+template <class S, class T>
+__device__ __forceinline__ void within_chunk(fwd_acc<S> &y, const T *m, const T *x)
+{
+#pragma unroll
+    for (int u = 0; u < S::Q; u += 16)
+#pragma unroll
+        for (int i = 0; i < S::slices; i++) {
+            const int head = ssd_slice_head<S>(i);
+            frag_b<T> to[2];
+            load_b2_t<T>(to, x + (head * S::Q + u) * S::ldx + ssd_slice_row<S>(i), S::ldx);
+#pragma unroll
+            for (int r = u / 16; r < S::Q / 16; r++) {
+                frag_a<T> a;
+                load_a<T>(a, m + (head * S::Q + r * 16) * S::ldm + u, S::ldm);
+                mma<T>(y.r[r][i][0], a, to[0]);
+                mma<T>(y.r[r][i][1], a, to[1]);
+            }
+        }
+}
+
+template <class S, class T>
+__device__ __forceinline__ void store_y(const fwd_out<T> &out, const fwd_acc<S> &y,
+                                        const ssd_view<T> &in, const ssd_heads &at, int t0)
+{
+#pragma unroll
+    for (int i = 0; i < S::slices; i++) {
+        const int head = ssd_slice_head<S>(i), p = ssd_slice_row<S>(i);
+        if (head >= at.n_heads)
+            continue;
+#pragma unroll
+        for (int r = 0; r < S::Q / 16; r++) {
+            const int64_t row = (int64_t)at.b * in.len + t0 + r * 16;
+            store_c2<T>(out.y.p + row * out.y.ld + (at.h0 + head) * in.P + p, out.y.ld,
+                        y.r[r][i][0], y.r[r][i][1], in.len - t0 - r * 16, in.P - p, out.is_wide);
+        }
+    }
+}
+
+/* One block S::heads heads of one group (x), one span (y), one sequence (z); shared memory
+ * fwd_smem. Any P <= PP, N <= NP, any T. A head and token: (2 N P + Q P / 2 + Q N / 2 / heads)
+ * multiply-adds and, in memory, x and y (P elements each) and 1/H of B and C (2 G N).
+ * Deterministic: each sum has one owner and a fixed order.
+ *
+ * A chunk: C B^T and M, C S^T | barrier | M x, y leaves, the state moves on. Copies of the next x
+ * and B run all the while, that of C from the barrier on. */
+template <class S>
+__global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
+    k_ssd_fwd(fwd_out<typename S::T> out, ssd_view<typename S::T> in)
+{
+    using T = typename S::T;
+    SHARED_DYN(unsigned char, all);
+    const fwd_smem<S> sm(all);
+    const ssd_heads at = ssd_heads_of<S>(in.H, in.G);
+    const int begin = (int)blockIdx.y * out.span, end = min(begin + out.span, in.len);
+    const int64_t PN = (int64_t)in.P * in.N, n_before = (int64_t)at.b * gridDim.y + blockIdx.y;
+    ssd_state<S> s;
+    ssd_load_state<S>(s, out.before ? out.before + (n_before * in.H + at.h0) * PN : nullptr, in.P,
+                      in.N, at.n_heads);
+    ssd_load_rows<S, S::NP>(sm.c, in.c, in, at.b, begin, at.g * in.N, in.N);
+    ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at.b, begin, at.g * in.N, in.N);
+    ssd_load_x<S>(sm.x_at(0), in.x, in, at, begin);
+    copy_commit();
+    ssd_scan<S>(sm.steps, ssd_read_token<S>(in, at, begin), in, at, begin, out.delta);
+    int now = 0;
+    for (int t0 = begin; t0 < end; t0 += S::Q, now ^= 1) {
+        const int t1 = t0 + S::Q;
+        const bool has_next = t1 < end;
+        copy_wait<0>();
+        __syncthreads();
+        if (has_next && out.stages == 2) {
+            ssd_load_rows<S, S::NP>(sm.b_at(now ^ 1), in.b, in, at.b, t1, at.g * in.N, in.N);
+            ssd_load_x<S>(sm.x_at(now ^ 1), in.x, in, at, t1);
+            copy_commit();
+        }
+        const ssd_token next = ssd_read_token<S>(in, at, has_next ? t1 : in.len);
+        const ssd_steps<S> *steps = sm.steps + now;
+        const int stage = out.stages == 2 ? now : 0;
+        const T *x = sm.x_at(stage), *b = sm.b_at(stage);
+        make_m<S>(sm.m, sm.c, b, steps, in.N);
+        fwd_acc<S> y = {};
+        before_chunk<S>(y, s, sm.c, in.N);
+        __syncthreads();
+        if (has_next) {
+            ssd_load_rows<S, S::NP>(sm.c, in.c, in, at.b, t1, at.g * in.N, in.N);
+            copy_commit();
+        }
+        scale_and_skip<S>(y, x, in.skip, steps, at);
+        within_chunk<S>(y, sm.m, x);
+        store_y<S>(out, y, in, at, t0);
+        ssd_advance<S>(s, x, b, steps->tail, steps->through, in.N);
+        if (!has_next)
+            break;
+        ssd_scan<S>(sm.steps + (now ^ 1), next, in, at, t1, out.delta);
+        if (out.stages == 1) {
+            __syncthreads();
+            ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at.b, t1, at.g * in.N, in.N);
+            ssd_load_x<S>(sm.x_at(0), in.x, in, at, t1);
+            copy_commit();
+        }
+    }
+    if (out.last && end == in.len)
+        ssd_store_state<S>(out.last + ((int64_t)at.b * in.H + at.h0) * PN, s, in.P, in.N,
+                           at.n_heads, false);
+}
+
+size_t cuda_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
+{
+    (void)dev;
+    return ssd_spans_bytes(s->B, s->T, s->H, s->P, s->N);
+}
+
+void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+                  const struct ssd_in *in)
+{
+    (void)states;
+    const float *before = cuda_ssd_spans(dev, dev->work, last, in);
+    with_type(y->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        with_ssd_tile<T>(in->P, in->N, [&](auto tile) {
+            using S = decltype(tile);
+            const ssd_view<T> view = ssd_view_of<T>(in);
+            const size_t two = fwd_smem<S>::bytes(2);
+            fwd_out<T> out = {};
+            out.y = mat_of<T>(y);
+            out.delta = delta;
+            out.last = last;
+            out.before = before ? before : last;
+            out.span = ssd_span(in->B, in->T, in->H);
+            out.stages = two <= cuda_of(dev)->smem_bytes ? 2 : 1;
+            out.is_wide = view.is_wide && has_wide_rows(y);
+            launch(dev, "ssd_fwd", k_ssd_fwd<S>,
+                   dim3(ssd_blocks<S>(in->H, in->G), (unsigned)ssd_n_spans(in->B, in->T, in->H),
+                        (unsigned)in->B),
+                   dim3(S::threads), fwd_smem<S>::bytes(out.stages), out, view);
+        });
+    });
+}
