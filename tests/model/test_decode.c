@@ -1,6 +1,7 @@
 /* Reading and decoding: token by token, in pieces and in one pass by norm; a prompt alone or in a
  * batch, a state copied, saved and loaded, bit for bit; what must be refused. */
 #include "model_test.h"
+#include "sampler.h"
 
 #include <unistd.h>
 
@@ -255,6 +256,40 @@ static void check_types(struct model *m, struct state *s, struct dev *dev)
     ids_free(&none);
 }
 
+/* The id that a new completion in the slot, whose bias leaves no choice, begins with. */
+static int32_t forced(struct sampler *sampler, struct model *m, struct state *s, int slot, int want)
+{
+    struct err err;
+    struct sample_opts o;
+    const int32_t at = slot, id = 1;
+    int32_t chosen;
+    float logp;
+    sample_defaults(&o);
+    if (want >= 0)
+        must(sample_add_bias(&o, want, 1e9, m->c.V, &err), &err);
+    o.temperature = 0;
+    sampler_start(sampler, slot, &o, 0, &id, 1);
+    state_reset(s, slot);
+    must(sampler_step(sampler, m, s, &at, &id, 1, &chosen, &logp, &err), &err);
+    return chosen;
+}
+
+/* Biases go to the device when they change, and then always. */
+static void check_biases(struct model *m, struct state *s)
+{
+    struct err err;
+    struct sampler sampler;
+    must(sampler_open(&sampler, m->dev, R, m->c.V, &err), &err);
+    ok(forced(&sampler, m, s, 0, 7) == 7 && forced(&sampler, m, s, 0, 9) == 9 &&
+           forced(&sampler, m, s, 1, 11) == 11 && forced(&sampler, m, s, 0, 9) == 9,
+       "each completion has its own biases");
+    const int32_t free_choice = forced(&sampler, m, s, 0, -1);
+    ok(free_choice != 9 && forced(&sampler, m, s, 0, 9) == 9 &&
+           forced(&sampler, m, s, 0, -1) == free_choice,
+       "and one without has none");
+    sampler_close(&sampler);
+}
+
 int main(void)
 {
     struct dev dev;
@@ -272,6 +307,7 @@ int main(void)
         check_states(&m, &s, variants[i].name);
         if (strcmp(variants[i].pattern, "mmtm") == 0) {
             check_types(&m, &s, &dev);
+            check_biases(&m, &s);
             check_refusals(&m, &s);
             check_damage(&m, &s);
         }
