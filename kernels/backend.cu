@@ -147,6 +147,7 @@ static constexpr struct ops make_table()
     t.plan = cuda_plan;
 
     t.weight_bytes = cuda_weight_bytes;
+    t.weight_fill = cuda_weight_fill;
     t.embed_fwd = cuda_embed_fwd;
     t.embed_bwd = cuda_embed_bwd;
     t.linear_fwd = cuda_linear_fwd;

@@ -18,6 +18,19 @@ size_t cuda_weight_bytes(const struct dev *, int n, int k, enum dtype dtype)
     return dtype == DT_F32 ? 0 : (size_t)n * (size_t)k * dtype_size(dtype);
 }
 
+void cuda_weight_fill(struct dev *dev, struct weight *w, const struct tensor *src)
+{
+    assert(tensor_rows(src) == w->rows && tensor_cols(src) == w->cols);
+    w->layout = 0;
+    if (w->dtype == DT_F32) {
+        assert(src->dtype == DT_F32 && tensor_is_dense(src));
+        w->data = src->data;
+        return;
+    }
+    struct tensor copy = tensor_of(w->data, w->dtype, 2, w->rows, w->cols, 0, 0);
+    cuda_cast(dev, &copy, src);
+}
+
 /* y = x w^T */
 static struct gemm fwd(struct tensor *y, const struct tensor *x, const struct weight *w)
 {
