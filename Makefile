@@ -78,7 +78,8 @@ TEST_SH  := $(wildcard tests/cli/*.bats tests/check/*.sh)
 FUZZ_BIN := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # --- CUDA: where nvcc is, kernels/ becomes libhm-cuda.so, which the tools open at run time. Its
-# folder is named after its own flags: a change of the others does not build it again ---
+# folder is named after its own flags: a change of the others does not build it again. Beside each
+# object lies what ptxas said (tests/check/ptxas.sh) ---
 CUDA ?= 1
 NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 ifneq ($(and $(filter-out 0,$(CUDA)),$(NVCC)),)
@@ -87,7 +88,7 @@ CUDA_ARCHS := $(or $(CUDA_ARCH),$(filter $(CUDA_KNOWN),75 80 86 89 90 100 120))
 CUDA_CODE  := $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a)$(comma)code=sm_$(a)) \
               $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode=arch=compute_$(a)$(comma)code=compute_$(a))
 CUDA_LIB   := $(abspath $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib))))
-CUDA_ALL   := -std=c++17 -O3 -lineinfo -Ilib -Ikernels -DHM_CUDA_LIB='"$(CUDA_LIB)"' -Werror all-warnings \
+CUDA_ALL   := -std=c++17 -O3 -lineinfo -Ilib -Ikernels -DHM_CUDA_LIB='"$(CUDA_LIB)"' -Werror all-warnings -Xptxas -v \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall
 CUDA_SAYS  := nvcc $(shell $(NVCC) --version | sed -n 's/.*release \([0-9.]*\).*/\1/p'), $(CUDA_ARCHS:%=sm_%)
 CB         := build/cuda-$(shell printf '%s' '$(NVCC) $(CUDA_SAYS) $(CUDA_ALL)' | cksum | cut -d' ' -f1)
@@ -159,7 +160,7 @@ $(CB)/libhm-cuda.so: $(CUDA_OBJ)
 $(CB)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo '  nvcc $<'
-	$(Q)$(NVCC) $(CUDA_ALL) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c -o $@ $<
+	$(Q)$(NVCC) $(CUDA_ALL) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.log) || { cat $(@:.o=.log) >&2; exit 1; }
 $(CB)/%.c.o: %.c
 	@mkdir -p $(@D)
 	@echo '  cc   $< for cuda'
