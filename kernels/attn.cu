@@ -31,26 +31,6 @@ template <class C> struct fwd_rows {
     int last;           /* of the lane's row 0 */
 };
 
-/* Keys outside [first,last] of their row get no weight. j0: the tile's first key. */
-template <class C>
-__device__ __forceinline__ void mask(frag_c (&s)[C::M][C::keys / 8], const fwd_rows<C> &w, int j0)
-{
-#pragma unroll
-    for (int m = 0; m < C::M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int first = w.first[m][half], last = w.last + m * 16 + half * 8;
-#pragma unroll
-            for (int n = 0; n < C::keys / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int j = j0 + n * 8 + lane_id() % 4 * 2 + i;
-                    if (j < first || j > last)
-                        s[m][n].r[2 * half + i] = -INFINITY;
-                }
-        }
-}
-
 /* Scores become weights below the row's new top, and what was summed before is rescaled. */
 template <class C>
 __device__ __forceinline__ void soften(frag_c (&s)[C::M][C::keys / 8], fwd_rows<C> &w, float scale2)
@@ -176,7 +156,7 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
         frag_c s[M][keys / 8];
         attn_abt<T, M, keys, W, C::has_q>(s, qa, q_tile + warp_row * ld, tile);
         if (j0 + keys - 1 > past + row0 || j0 < warp_inner)
-            mask<C>(s, w, j0);
+            attn_mask(s, w.first, w.last, j0);
         soften<C>(s, w, in.scale * attn_log2e);
         attn_pb<T, M, keys, W>(w.o, s, tile + keys * ld);
     }

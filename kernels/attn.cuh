@@ -74,15 +74,18 @@ template <class T, int ROWS, int W, int THREADS>
 __device__ __forceinline__ void attn_load(T *tile, mat<const T> from, int row0, int n_rows, int P,
                                           bool is_wide)
 {
-    constexpr int ld = tile_ld<T>(W), n = wide<T>::n, per_row = W / n;
+    constexpr int ld = tile_ld<T>(W), n = wide<T>::n, per_row = W / n, rows = THREADS / per_row;
+    static_assert(THREADS % per_row == 0, "a pass takes whole rows");
     if (is_wide) {
-#pragma unroll
-        for (int i = (int)threadIdx.x; i < ROWS * per_row; i += THREADS) {
-            const int r = i / per_row, c = i % per_row * n;
-            const bool ok = row0 + r < n_rows && c < P;
-            copy16_async(tile + r * ld + c, ok ? from.p + (row0 + r) * from.ld + c : from.p, ok);
-        }
+        const int r = (int)threadIdx.x / per_row, c = (int)threadIdx.x % per_row * n;
+        const T *p = from.p + (row0 + r) * from.ld + c;
+        const int n_full = c < P ? n_rows - row0 : 0;
+        /* not unrolled: as many pointers would be kept all along */
+#pragma unroll 1
+        for (int i = r; i < ROWS; i += rows, p += rows * from.ld)
+            copy16_async(tile + i * ld + c, i < n_full ? p : from.p, i < n_full);
     } else {
+#pragma unroll 1
         for (int i = (int)threadIdx.x; i < ROWS * W; i += THREADS) {
             const int r = i / W, c = i % W;
             const bool ok = row0 + r < n_rows && c < P;
@@ -116,6 +119,7 @@ __device__ __forceinline__ void attn_store(mat<T> to, T *tile, const frag_c (&c)
                     *reinterpret_cast<const pack<T, n> *>(tile + r * ld + col);
         }
     } else {
+#pragma unroll 1
         for (int i = lane; i < 16 * M * W; i += 32) {
             const int r = i / W, col = i % W;
             if (row0 + r < n_rows && col < P)
@@ -223,6 +227,24 @@ template <int M, int N> __device__ __forceinline__ void attn_scale(frag_c (&c)[M
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 c[m][n].r[i] *= scale;
+}
+
+/* Keys outside [first,last] of their row get no weight. last: of the lane's row 0; j0: the tile's
+ * first key. */
+template <int M, int N>
+__device__ __forceinline__ void attn_mask(frag_c (&s)[M][N], const int (&first)[M][2], int last,
+                                          int j0)
+{
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int j = j0 + n * 8 + lane_id() % 4 * 2 + i % 2;
+                if (j < first[m][i / 2] || j > last + m * 16 + i / 2 * 8)
+                    s[m][n].r[i] = -INFINITY;
+            }
 }
 
 /* The first of positions [lo,hi) whose id is not below `id`, or hi. Whole warps call it: 32 places

@@ -33,10 +33,10 @@ struct row_stats stats_of(const struct dev *dev, int B, int H, int T)
 
 /* --- dq --- */
 
-/* WARPS warps of 16*M queries each, KEYS keys a stage, two stages. has_q: q and dout stay in
- * registers and pass through the stages' memory; else they have their own. */
-template <class T, int W_, int WARPS, int M_, int KEYS_, int MIN_BLOCKS> struct dq_tile {
-    static constexpr int W = W_, M = M_, keys = KEYS_, rows = 16 * M_ * WARPS;
+/* WARPS warps of 16*M queries each, KEYS keys a stage, two stages, SUB keys at a time. has_q: q
+ * and dout stay in registers and pass through the stages' memory; else they have their own. */
+template <class T, int W_, int WARPS, int M_, int KEYS_, int SUB, int MIN_BLOCKS> struct dq_tile {
+    static constexpr int W = W_, M = M_, keys = KEYS_, sub = SUB, rows = 16 * M_ * WARPS;
     static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
     static constexpr bool has_q = M_ * W_ <= 128 && 2 * rows <= 4 * KEYS_;
     static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : 2 * rows);
@@ -100,27 +100,20 @@ __device__ __forceinline__ void open_rows(dq_rows<C::M> &w, const attn_args<T> &
         }
 }
 
-/* s, the scores, becomes ds, given dp. */
-template <class C>
-__device__ __forceinline__ void weigh(frag_c (&s)[C::M][C::keys / 8],
-                                      const frag_c (&dp)[C::M][C::keys / 8], const dq_rows<C::M> &w,
-                                      float scale2, int j0, bool is_edge)
+/* Scores become weights and then ds, given dp. */
+template <int M, int N>
+__device__ __forceinline__ void weigh(frag_c (&s)[M][N], const frag_c (&dp)[M][N],
+                                      const dq_rows<M> &w, float scale2)
 {
 #pragma unroll
-    for (int m = 0; m < C::M; m++)
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int first = w.first[m][half], last = w.last + m * 16 + half * 8;
+        for (int n = 0; n < N; n++)
 #pragma unroll
-            for (int n = 0; n < C::keys / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int at = 2 * half + i, j = j0 + n * 8 + lane_id() % 4 * 2 + i;
-                    const float p = exp2_fast(fmaf(s[m][n].r[at], scale2, -w.lse2[m][half]));
-                    const bool is_out = is_edge && (j < first || j > last);
-                    s[m][n].r[at] = is_out ? 0.0f : p * (dp[m][n].r[at] - w.delta[m][half]);
-                }
-        }
+            for (int i = 0; i < 4; i++) {
+                const float p = exp2_fast(fmaf(s[m][n].r[i], scale2, -w.lse2[m][i / 2]));
+                s[m][n].r[i] = p * (dp[m][n].r[i] - w.delta[m][i / 2]);
+            }
 }
 
 /* Grid: (sequence and head, tile of queries), the longest first; block: C::threads. FLOPs: 6 P a
@@ -178,15 +171,20 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
             attn_load<T, keys, W, threads>(next + keys * ld, v, j0 + keys, n, in.P, in.is_wide);
         }
         copy_commit();
-        if (j0 > row0 + 16 * M - 1 || j0 + keys <= warp_first)
-            continue;
-        const T *tile = smem + stage * 2 * keys * ld;
-        frag_c s[M][keys / 8], dp[M][keys / 8];
-        attn_abt<T, M, keys, W, C::has_q>(s, qa, q_tile + warp_row * ld, tile);
-        attn_abt<T, M, keys, W, C::has_q>(dp, da, do_tile + warp_row * ld, tile + keys * ld);
-        const bool is_edge = j0 + keys - 1 > row0 || j0 < warp_inner;
-        weigh<C>(s, dp, w, in.scale * attn_log2e, j0, is_edge);
-        attn_pb<T, M, keys, W>(sum, s, tile);
+#pragma unroll 1
+        for (int at = 0; at < keys; at += C::sub) {
+            const int j = j0 + at;
+            if (j > row0 + 16 * M - 1 || j + C::sub <= warp_first)
+                continue;
+            const T *k_tile = smem + (stage * 2 * keys + at) * ld, *v_tile = k_tile + keys * ld;
+            frag_c s[M][C::sub / 8], dp[M][C::sub / 8];
+            attn_abt<T, M, C::sub, W, C::has_q>(s, qa, q_tile + warp_row * ld, k_tile);
+            attn_abt<T, M, C::sub, W, C::has_q>(dp, da, do_tile + warp_row * ld, v_tile);
+            if (j + C::sub - 1 > row0 || j < warp_inner)
+                attn_mask(s, w.first, w.last, j);
+            weigh(s, dp, w, in.scale * attn_log2e);
+            attn_pb<T, M, C::sub, W>(sum, s, k_tile);
+        }
     }
     __syncthreads();
     attn_scale(sum, in.scale);
@@ -236,41 +234,50 @@ __device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn
     copy_commit();
 }
 
-/* Transposed scores become weights. end[][]: where the documents of the lane's keys end; j: its key
- * row 0; i0: the stage's first query. */
-template <class C>
-__device__ __forceinline__ void weigh_t(frag_c (&s)[C::M][C::step / 8], const float *lse2,
-                                        const int (&end)[C::M][2], float scale2, int j, int i0,
-                                        bool is_edge)
+/* Queries that do not see their key get no weight. end[][]: where the documents of the lane's keys
+ * end; j: its key row 0; i0: the stage's first query. */
+template <int M, int N>
+__device__ __forceinline__ void mask_t(frag_c (&s)[M][N], const int (&end)[M][2], int j, int i0)
 {
 #pragma unroll
-    for (int n = 0; n < C::step / 8; n++) {
-        const int col = n * 8 + lane_id() % 4 * 2;
-        float bias[2];
-        load(bias, lse2 + col);
+    for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int m = 0; m < C::M; m++)
+        for (int n = 0; n < N; n++)
 #pragma unroll
             for (int at = 0; at < 4; at++) {
-                const int i = i0 + col + at % 2, key = j + m * 16 + at / 2 * 8;
-                const float p = exp2_fast(fmaf(s[m][n].r[at], scale2, -bias[at % 2]));
-                const bool is_out = is_edge && (i < key || i >= end[m][at / 2]);
-                s[m][n].r[at] = is_out ? 0.0f : p;
+                const int i = i0 + n * 8 + lane_id() % 4 * 2 + at % 2;
+                if (i < j + m * 16 + at / 2 * 8 || i >= end[m][at / 2])
+                    s[m][n].r[at] = -INFINITY;
             }
+}
+
+/* Transposed scores become weights. */
+template <int M, int N>
+__device__ __forceinline__ void weigh_t(frag_c (&s)[M][N], const float *lse2, float scale2)
+{
+#pragma unroll
+    for (int n = 0; n < N; n++) {
+        float bias[2];
+        load(bias, lse2 + n * 8 + lane_id() % 4 * 2);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int at = 0; at < 4; at++)
+                s[m][n].r[at] = exp2_fast(fmaf(s[m][n].r[at], scale2, -bias[at % 2]));
     }
 }
 
 /* dp, transposed, becomes ds. */
-template <class C>
-__device__ __forceinline__ void weigh_dp_t(frag_c (&dp)[C::M][C::step / 8],
-                                           const frag_c (&p)[C::M][C::step / 8], const float *delta)
+template <int M, int N>
+__device__ __forceinline__ void weigh_dp_t(frag_c (&dp)[M][N], const frag_c (&p)[M][N],
+                                           const float *delta)
 {
 #pragma unroll
-    for (int n = 0; n < C::step / 8; n++) {
+    for (int n = 0; n < N; n++) {
         float row[2];
         load(row, delta + n * 8 + lane_id() % 4 * 2);
 #pragma unroll
-        for (int m = 0; m < C::M; m++)
+        for (int m = 0; m < M; m++)
 #pragma unroll
             for (int at = 0; at < 4; at++)
                 dp[m][n].r[at] = p[m][n].r[at] * (dp[m][n].r[at] - row[at % 2]);
@@ -329,13 +336,14 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
             continue;
         const dkv_stage<T, C> now = stage_at<T, C>(smem, stage);
         const frag_a<T> none[M][W / 16] = {};
-        const bool is_edge = i0 < row0 + 16 * M - 1 || i0 + step > warp_inner;
         frag_c s[M][step / 8], dp[M][step / 8];
         attn_abt<T, M, step, W, false>(s, none, k_tile + warp_row * ld, now.q);
-        weigh_t<C>(s, now.lse2, end, in.scale * attn_log2e, row0 + lane_id() / 4, i0, is_edge);
+        if (i0 < row0 + 16 * M - 1 || i0 + step > warp_inner)
+            mask_t(s, end, row0 + lane_id() / 4, i0);
+        weigh_t(s, now.lse2, in.scale * attn_log2e);
         attn_pb<T, M, step, W>(dv_sum, s, now.dout);
         attn_abt<T, M, step, W, false>(dp, none, v_tile + warp_row * ld, now.dout);
-        weigh_dp_t<C>(dp, s, now.delta);
+        weigh_dp_t(dp, s, now.delta);
         attn_pb<T, M, step, W>(dk_sum, dp, now.q);
     }
     __syncthreads();
@@ -383,7 +391,7 @@ template <class T, int W> void run(const struct bwd *f)
 {
     const size_t smem = cuda_of(f->dev)->smem_bytes;
     if constexpr (sizeof(T) == 4) {
-        run_dq<T, dq_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 1>>(f);
+        run_dq<T, dq_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 16, 1>>(f);
         if constexpr (W < 128)
             run_dkv<T, dkv_tile<T, W, 4, 1, 16, 1>>(f);
         else if (smem > 70000)
@@ -391,13 +399,13 @@ template <class T, int W> void run(const struct bwd *f)
         else
             run_dkv<T, dkv_tile<T, W, 1, 1, 16, 1>>(f);
     } else if constexpr (W < 128) {
-        run_dq<T, dq_tile<T, W, 4, 2, 64, 2>>(f);
+        run_dq<T, dq_tile<T, W, 4, 2, 64, 32, 2>>(f);
         if (smem > 110000)
             run_dkv<T, dkv_tile<T, W, 4, 2, 32, 2>>(f);
         else
             run_dkv<T, dkv_tile<T, W, 8, 1, 32, 1>>(f);
     } else {
-        run_dq<T, dq_tile<T, W, 4, 1, 32, 2>>(f);
+        run_dq<T, dq_tile<T, W, 4, 1, 32, 32, 2>>(f);
         if (smem > 75000)
             run_dkv<T, dkv_tile<T, W, 4, 1, 32, 2>>(f);
         else
