@@ -321,17 +321,18 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
     attn_clear(dk_sum);
     attn_clear(dv_sum);
 
-    int stage = 0, h = g * in.per_group, next_h = h, next_i0 = j0;
-    for (int i0 = j0; h < (g + 1) * in.per_group; stage ^= 1, h = next_h, i0 = next_i0) {
-        next_i0 = i0 + step;
+    int stage = 0, h = g * in.per_group, next_i0 = j0; /* h, next_i0: the stage to load next */
+    for (const int h_end = h + in.per_group; h < h_end; stage ^= 1) {
+        const int i0 = next_i0;
+        next_i0 += step;
         if (next_i0 >= i_end) {
             next_i0 = j0;
-            next_h = h + 1;
+            h++;
         }
         copy_wait<0>();
         __syncthreads();
-        if (next_h < (g + 1) * in.per_group)
-            load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, b, next_h, next_i0);
+        if (h < h_end)
+            load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, b, h, next_i0);
         if (i0 + step <= row0 || i0 >= warp_end)
             continue;
         const dkv_stage<T, C> now = stage_at<T, C>(smem, stage);
