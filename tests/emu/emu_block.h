@@ -12,7 +12,7 @@
 namespace emu
 {
 static constexpr int max_threads = 1024; /* of a block */
-static constexpr unsigned max_copies = 64;
+static constexpr unsigned max_copies = 128;
 
 enum thread_state : uint8_t { FRESH, READY, IN_WARP, IN_BARRIER, DONE };
 
