@@ -17,7 +17,7 @@ namespace
 template <class T, int W_, int WARPS, int M_, int KEYS_, int MIN_BLOCKS> struct fwd_tile {
     static constexpr int W = W_, M = M_, keys = KEYS_, rows = 16 * M_ * WARPS;
     static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
-    static constexpr bool has_q = M_ * W_ <= 128;
+    static constexpr bool has_q = M_ * W_ <= 128 && sizeof(T) == 2;
     static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : rows);
     static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
     static_assert(!has_q || rows <= 2 * KEYS_, "queries pass through a stage");

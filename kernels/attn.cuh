@@ -9,7 +9,7 @@
 
 static constexpr float attn_log2e = 1.4426950408889634f;
 
-/* W: P rounded up to a tile's width, 16 32 64 or 128; columns from P on are zeros. */
+/* W: P rounded up to a tile's width, 32, 64 or 128; columns from P on are zeros. */
 template <class T> struct attn_args {
     mat<const T> q, k, v;
     const int32_t *seg; /* (B,n_queries), rising; NULL: one document, and keys before the queries */
@@ -52,9 +52,7 @@ template <int N> struct attn_width {
 template <class F> static inline void with_width(int P, F f)
 {
     assert(P > 0 && P <= 128);
-    if (P <= 16)
-        f(attn_width<16>{});
-    else if (P <= 32)
+    if (P <= 32)
         f(attn_width<32>{});
     else if (P <= 64)
         f(attn_width<64>{});
@@ -170,7 +168,7 @@ __device__ __forceinline__ void attn_abt(frag_c (&c)[M][N / 8], const frag_a<T> 
 #pragma unroll
         for (int n = 0; n < N / 8; n++)
             c[m][n] = frag_c{{0, 0, 0, 0}};
-#pragma unroll
+#pragma unroll(IS_KEPT || sizeof(T) == 2 ? W / 16 : 1) /* f32 products are long: code's size */
     for (int k = 0; k < W / 16; k++) {
         frag_a<T> now[M];
 #pragma unroll

@@ -38,9 +38,10 @@ struct row_stats stats_of(const struct dev *dev, int B, int H, int T)
 template <class T, int W_, int WARPS, int M_, int KEYS_, int SUB, int MIN_BLOCKS> struct dq_tile {
     static constexpr int W = W_, M = M_, keys = KEYS_, sub = SUB, rows = 16 * M_ * WARPS;
     static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
-    static constexpr bool has_q = M_ * W_ <= 128 && 2 * rows <= 4 * KEYS_;
+    static constexpr bool has_q = M_ * W_ <= 128 && sizeof(T) == 2;
     static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : 2 * rows);
     static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
+    static_assert(!has_q || rows <= 2 * KEYS_, "q and dout pass through the stages");
     static_assert(row_pad % rows == 0, "row_stats has whole tiles");
 };
 
@@ -392,19 +393,16 @@ template <class T, int W> void run(const struct bwd *f)
 {
     const size_t smem = cuda_of(f->dev)->smem_bytes;
     if constexpr (sizeof(T) == 4) {
-        run_dq<T, dq_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 16, 1>>(f);
-        if constexpr (W < 128)
-            run_dkv<T, dkv_tile<T, W, 4, 1, 16, 1>>(f);
-        else if (smem > 70000)
-            run_dkv<T, dkv_tile<T, W, 2, 1, 16, 1>>(f);
-        else
-            run_dkv<T, dkv_tile<T, W, 1, 1, 16, 1>>(f);
+        constexpr int warps = W == 128 ? 1 : 4;
+        run_dq<T, dq_tile<T, W, warps, 1, 16, 16, 1>>(f);
+        run_dkv<T, dkv_tile<T, W, warps, 1, 16, 1>>(f);
     } else if constexpr (W < 128) {
         run_dq<T, dq_tile<T, W, 4, 2, 64, 32, 2>>(f);
-        if (smem > 110000)
-            run_dkv<T, dkv_tile<T, W, 4, 2, 32, 2>>(f);
-        else
-            run_dkv<T, dkv_tile<T, W, 8, 1, 32, 1>>(f);
+        if constexpr (W == 64) {
+            if (smem <= 110000)
+                return run_dkv<T, dkv_tile<T, W, 8, 1, 32, 1>>(f);
+        }
+        run_dkv<T, dkv_tile<T, W, 4, 2, 32, 2>>(f);
     } else {
         run_dq<T, dq_tile<T, W, 4, 1, 32, 32, 2>>(f);
         if (smem > 75000)

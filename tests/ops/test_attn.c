@@ -15,6 +15,7 @@ static const struct shape shapes[] = {
     {1, 210, 4, 20, 1, DOCS_MIXED, 0, 0}, {2, 100, 2, 128, 2, DOCS_SHORT, 5, 0},
     {1, 60, 2, 16, 2, DOCS_ONES, 0, 0},   {1, 37, 4, 32, 2, DOCS_NONE, 2, 200},
     {1, 5, 2, 16, 1, DOCS_NONE, 0, 3},    {1, 300, 6, 16, 2, DOCS_SHORT, 0, 0},
+    {1, 200, 1, 64, 1, DOCS_MIXED, 8, 0}, {1, 135, 1, 128, 1, DOCS_NONE, 0, 20},
 };
 
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
