@@ -73,9 +73,15 @@ static int fill(struct probe *p, const struct tensor *to, struct err *err)
     float *host = malloc(n * sizeof *host);
     if (!host)
         return err_oom(err, n * sizeof *host);
-    for (size_t i = 0; i < n; i++)
-        host[i] = (float)((int)(i * 2654435761u >> 8 & 1023) - 512) / 1024.0f;
-    dev_upload(p->dev, to->data, host, n * sizeof *host);
+    uint16_t *half = (uint16_t *)(void *)host;
+    for (size_t i = 0; i < n; i++) {
+        const float v = (float)((int)(i * 2654435761u >> 8 & 1023) - 512) / 1024.0f;
+        if (to->dtype == DT_F32)
+            host[i] = v;
+        else
+            half[i] = to->dtype == DT_BF16 ? bf16_from_f32(v) : f16_from_f32(v);
+    }
+    dev_upload(p->dev, to->data, host, tensor_bytes(to));
     free(host);
     return 0;
 }
@@ -91,8 +97,8 @@ static int probe_open(struct probe *p, struct dev *dev, int M, int n, int k, enu
     TRY(dev_reserve(dev, ops->plan(dev, OP_LINEAR, &sizes), err));
     for (int pass = 0; pass < 2; pass++) { /* plan, then take */
         a.used = 0;
-        p->x = arena_tensor(&a, MEM_ACTS, DT_F32, 2, M, k, 0, 0);
-        p->y = arena_tensor(&a, MEM_ACTS, DT_F32, 2, M, n, 0, 0);
+        p->x = arena_tensor(&a, MEM_ACTS, dev->act_dtype, 2, M, k, 0, 0);
+        p->y = arena_tensor(&a, MEM_ACTS, dev->act_dtype, 2, M, n, 0, 0);
         struct tensor w = arena_tensor(&a, MEM_WEIGHTS, DT_F32, 2, n, k, 0, 0);
         void *data = handle ? arena_take(&a, handle, MEM_WEIGHTS) : w.data;
         if (pass == 0) {
@@ -143,14 +149,16 @@ int roofline_memory(struct roofline *r, struct dev *dev, struct pool *pool, size
                     double time_s, struct err *err)
 {
     struct probe p;
-    const int n = (int)(stream_bytes / (STREAM_COLS * sizeof(float))) + 1;
+    const enum dtype dtype = dev->act_dtype; /* a GPU's products have that type alone */
+    const size_t row = STREAM_COLS * dtype_size(dtype);
+    const int n = (int)(stream_bytes / row) + 1;
     r->byte_s = 0;
     if (pool)
         TRY(read_by_pool(&r->byte_s, pool, stream_bytes, time_s / 2, err));
-    const int rc = probe_open(&p, dev, 1, n, STREAM_COLS, DT_F32, err);
+    const int rc = probe_open(&p, dev, 1, n, STREAM_COLS, dtype, err);
     if (rc == 0) {
         const double best = probe_best(&p, true, time_s / 2);
-        const double rate = 4.0 * n * STREAM_COLS / best;
+        const double rate = (double)n * (double)row / best;
         r->byte_s = rate > r->byte_s ? rate : r->byte_s;
     }
     probe_close(&p);
@@ -160,7 +168,7 @@ int roofline_memory(struct roofline *r, struct dev *dev, struct pool *pool, size
 int roofline_products(struct roofline *r, struct dev *dev, enum dtype dtype, double time_s,
                       struct err *err)
 {
-    double *rate = dtype == DT_BF16 ? &r->bf16_flop_s : &r->f32_flop_s, best_s = 0;
+    double *rate = dtype == DT_F32 ? &r->f32_flop_s : &r->bf16_flop_s, best_s = 0;
     *rate = 0;
     for (int n = SMALLEST; n <= LARGEST && best_s < time_s / 4; n *= 2) {
         struct probe p;

@@ -9,10 +9,10 @@
 #include "threads.h"
 
 struct roofline {
-    double byte_s;     /* memory read, bytes a second */
-    double f32_flop_s; /* products in f32 */
-    double bf16_flop_s;
-    double least_s; /* of any call, however little it does; 0 where that is not known */
+    double byte_s;      /* memory read, bytes a second */
+    double f32_flop_s;  /* products in f32 */
+    double bf16_flop_s; /* in bf16, or f16 */
+    double least_s;     /* of any call, however little it does; 0 where that is not known */
 };
 
 /* Reads a buffer of stream_bytes (far more than the caches hold), in even shares by the threads of
