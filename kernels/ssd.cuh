@@ -59,6 +59,8 @@ template <class T_, int PP_, int NP_> struct ssd_tile {
     static constexpr int warps = PP == 128 && NP == 256 ? 8 : 4;
     static constexpr int threads = warps * 32;
     static constexpr int heads = warps * slices * 16 / PP; /* a block */
+    /* buffers of x and B: what 64 KB of shared memory hold beside C and M */
+    static constexpr int stages = sizeof(T) == 4 || (PP == 128 && NP == 256) ? 1 : 2;
     static constexpr int ldx = tile_ld<T>(PP), ldb = tile_ld<T>(NP), ldm = tile_ld<T>(Q);
     static_assert(warps * slices * 16 % PP == 0 && heads <= warps, "whole heads, a warp for each");
 };
@@ -126,6 +128,7 @@ __device__ __forceinline__ void ssd_load(T *to, const T *from, int64_t ld, int n
             copy16_async(to + r * to_ld + c, ok ? at : from, ok);
         }
     } else {
+#pragma unroll 1
         for (int i = (int)threadIdx.x; i < ROWS * COLS; i += THREADS) {
             const int r = i / COLS, c = i % COLS;
             to[r * to_ld + c] = r < n_rows && c < n_cols ? from[r * ld + c] : from_f32<T>(0);

@@ -13,20 +13,18 @@ template <class T> struct fwd_out {
     float *delta, *last; /* last (B,H,P,N) or NULL: the state behind the sequence */
     const float *before; /* (B,spans,H,P,N) states before the spans or NULL: zero */
     int span;            /* tokens, whole chunks */
-    int stages;          /* buffers of x and B: 2 where shared memory allows it */
     bool is_wide;        /* y's rows */
 };
 
-/* Shared memory: stages x (x, B), C, M, two of steps. */
+/* Shared memory: S::stages of (x, B), C, M, two of steps. */
 template <class S> struct fwd_smem {
     using T = typename S::T;
     static constexpr int x_size = S::heads * S::Q * S::ldx, b_size = S::Q * S::ldb;
     static constexpr int m_size = S::heads * S::Q * S::ldm;
-    static constexpr size_t bytes(int stages)
-    {
-        return sizeof(T) * (size_t)(stages * (x_size + b_size) + b_size + m_size) +
-               2 * sizeof(ssd_steps<S>);
-    }
+    static constexpr size_t bytes =
+        sizeof(T) * (size_t)(S::stages * (x_size + b_size) + b_size + m_size) +
+        2 * sizeof(ssd_steps<S>);
+    static_assert(bytes <= 64 * 1024, "fits any GPU");
     ssd_steps<S> *steps;
     T *c, *m, *x_b; /* x, then B */
     __device__ __forceinline__ explicit fwd_smem(unsigned char *all)
@@ -218,14 +216,14 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         const bool has_next = t1 < end;
         copy_wait<0>();
         __syncthreads();
-        if (has_next && out.stages == 2) {
+        if (has_next && S::stages == 2) {
             ssd_load_rows<S, S::NP>(sm.b_at(now ^ 1), in.b, in, at.b, t1, at.g * in.N, in.N);
             ssd_load_x<S>(sm.x_at(now ^ 1), in.x, in, at, t1);
             copy_commit();
         }
         const ssd_token next = ssd_read_token<S>(in, at, has_next ? t1 : in.len);
         const ssd_steps<S> *steps = sm.steps + now;
-        const int stage = out.stages == 2 ? now : 0;
+        const int stage = S::stages == 2 ? now : 0;
         const T *x = sm.x_at(stage), *b = sm.b_at(stage);
         make_m<S>(sm.m, sm.c, b, steps, in.N);
         fwd_acc<S> y = {};
@@ -242,7 +240,7 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         if (!has_next)
             break;
         ssd_scan<S>(sm.steps + (now ^ 1), next, in, at, t1, out.delta);
-        if (out.stages == 1) {
+        if (S::stages == 1) {
             __syncthreads();
             ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at.b, t1, at.g * in.N, in.N);
             ssd_load_x<S>(sm.x_at(0), in.x, in, at, t1);
@@ -270,19 +268,17 @@ void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states
         with_ssd_tile<T>(in->P, in->N, [&](auto tile) {
             using S = decltype(tile);
             const ssd_view<T> view = ssd_view_of<T>(in);
-            const size_t two = fwd_smem<S>::bytes(2);
             fwd_out<T> out = {};
             out.y = mat_of<T>(y);
             out.delta = delta;
             out.last = last;
             out.before = before ? before : last;
             out.span = ssd_span(in->B, in->T, in->H);
-            out.stages = two <= cuda_of(dev)->smem_bytes ? 2 : 1;
             out.is_wide = view.is_wide && has_wide_rows(y);
             launch(dev, "ssd_fwd", k_ssd_fwd<S>,
                    dim3(ssd_blocks<S>(in->H, in->G), (unsigned)ssd_n_spans(in->B, in->T, in->H),
                         (unsigned)in->B),
-                   dim3(S::threads), fwd_smem<S>::bytes(out.stages), out, view);
+                   dim3(S::threads), fwd_smem<S>::bytes, out, view);
         });
     });
 }

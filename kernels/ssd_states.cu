@@ -10,18 +10,15 @@ template <class T> struct walk_out {
     float *ends;   /* (B,spans,H,P,N): from zero (states NULL: written), else where to start */
     float *decays; /* (B,spans,H) */
     int chunk, span;
-    int stages;
     bool is_wide; /* states */
 };
 
-/* Shared memory: stages x (x, B), two of steps. */
+/* Shared memory: S::stages of (x, B), two of steps. */
 template <class S> struct walk_smem {
     using T = typename S::T;
     static constexpr int x = S::heads * S::Q * S::ldx, b = S::Q * S::ldb;
-    static constexpr size_t bytes(int stages)
-    {
-        return sizeof(T) * (size_t)(stages * (x + b)) + 2 * sizeof(ssd_steps<S>);
-    }
+    static constexpr size_t bytes =
+        sizeof(T) * (size_t)(S::stages * (x + b)) + 2 * sizeof(ssd_steps<S>);
 };
 
 /* One block S::heads heads of one group (x), one span (y), one sequence (z); shared memory
@@ -55,11 +52,11 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
     fetch(0, 0);
     ssd_scan<S>(steps, ssd_read_token<S>(in, at, token_of(0)), in, at, token_of(0), nullptr);
     for (int i = 0; i < n; i++) {
-        const int now = i % 2, stage = out.stages == 2 ? now : 0, t0 = token_of(i);
+        const int now = i % 2, stage = S::stages == 2 ? now : 0, t0 = token_of(i);
         const bool has_next = i + 1 < n;
         copy_wait<0>();
         __syncthreads();
-        if (has_next && out.stages == 2)
+        if (has_next && S::stages == 2)
             fetch(i + 1, now ^ 1);
         const ssd_token next = ssd_read_token<S>(in, at, has_next ? token_of(i + 1) : in.len);
         /* the chunk's first step in walking order */
@@ -76,7 +73,7 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         if (!has_next)
             break;
         ssd_scan<S>(steps + (now ^ 1), next, in, at, token_of(i + 1), nullptr);
-        if (out.stages == 1) {
+        if (S::stages == 1) {
             __syncthreads();
             fetch(i + 1, 0);
         }
@@ -120,10 +117,9 @@ static void walk(struct dev *dev, walk_out<T> out, const ssd_view<T> &view)
     with_ssd_tile<T>(view.P, view.N, [&](auto tile) {
         using S = decltype(tile);
         const int n_spans = (view.len + out.span - 1) / out.span;
-        out.stages = walk_smem<S>::bytes(2) <= cuda_of(dev)->smem_bytes ? 2 : 1;
         launch(dev, "ssd_states", k_ssd_walk<S, IS_REVERSE>,
                dim3(ssd_blocks<S>(view.H, view.G), (unsigned)n_spans, (unsigned)view.B),
-               dim3(S::threads), walk_smem<S>::bytes(out.stages), out, view);
+               dim3(S::threads), walk_smem<S>::bytes, out, view);
     });
 }
 
