@@ -54,10 +54,10 @@ static inline void cuda_note(struct dev *dev, cudaError_t e, const char *at)
 }
 
 /* Runs kernel k on the device's stream; at is the op's name, for the error message. Arguments are
- * converted and counted at compile time. */
+ * converted and counted at compile time. is_early: as launch_early says. */
 template <class... P, class... A>
-static inline void launch(struct dev *dev, const char *at, void (*k)(P...), dim3 grid, dim3 block,
-                          size_t smem_bytes, A &&...args)
+static inline void launch_as(struct dev *dev, const char *at, bool is_early, void (*k)(P...),
+                             dim3 grid, dim3 block, size_t smem_bytes, A &&...args)
 {
     static_assert(sizeof...(P) == sizeof...(A), "as many arguments as the kernel has parameters");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0)
@@ -71,9 +71,35 @@ static inline void launch(struct dev *dev, const char *at, void (*k)(P...), dim3
         config.blockDim = block;
         config.dynamicSmemBytes = smem_bytes;
         config.stream = cuda_of(dev)->stream;
+#ifndef CUDA_EMU
+        cudaLaunchAttribute early = {};
+        early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        early.val.programmaticStreamSerializationAllowed = 1;
+        config.attrs = &early;
+        config.numAttrs = is_early ? 1 : 0;
+#endif
         e = cudaLaunchKernelEx(&config, k, static_cast<A &&>(args)...);
     }
     cuda_note(dev, e, at);
+}
+template <class... P, class... A>
+static inline void launch(struct dev *dev, const char *at, void (*k)(P...), dim3 grid, dim3 block,
+                          size_t smem_bytes, A &&...args)
+{
+    launch_as(dev, at, false, k, grid, block, smem_bytes, static_cast<A &&>(args)...);
+}
+
+/* The kernel may start while the one before it on the stream still runs, once each of that one's
+ * blocks has called grid_release or ended (programmatic dependent launch; sm_90, elsewhere as
+ * launch). Until it has called grid_wait, it may read only what no kernel of the same chain of
+ * early launches writes (parameters, slots and positions; a copy or a plain launch ends a chain),
+ * and write nothing; every block that does something calls it. */
+template <class... P, class... A>
+static inline void launch_early(struct dev *dev, const char *at, void (*k)(P...), dim3 grid,
+                                dim3 block, size_t smem_bytes, A &&...args)
+{
+    launch_as(dev, at, cuda_of(dev)->arch >= 90, k, grid, block, smem_bytes,
+              static_cast<A &&>(args)...);
 }
 
 static inline unsigned blocks_for(int64_t n, int64_t per_block)

@@ -68,6 +68,22 @@ __device__ __forceinline__ void forget_register(uint32_t &r)
 #endif
 }
 
+/* For kernels that launch_early (cuda.cuh) starts. grid_wait: returns when the kernels before have
+ * ended and what they wrote is seen. grid_release: the next kernel may start as far as this block
+ * is concerned. */
+__device__ __forceinline__ void grid_wait()
+{
+#if !defined(CUDA_EMU) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void grid_release()
+{
+#if !defined(CUDA_EMU) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row PTX_AT)
 {
