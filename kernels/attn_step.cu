@@ -182,8 +182,10 @@ __global__ void __launch_bounds__(THREADS) k_attn_step(attn_step<T> in)
     const int n_heads = min(HEADS, (g + 1) * per_group - h0);
     const int pos = in.pos[r], begin = (int)blockIdx.x * in.piece;
     const int end = min(begin + in.piece, pos + 1);
+    grid_release();
     if (begin > pos)
         return;
+    grid_wait();
     const int warp = (int)threadIdx.x / 32, lane = lane_id(), at = lane % LK * E, left = P - at;
     const int64_t row0 = (int64_t)in.slot[r] * in.S;
     const T *new_k = in.k.p + (int64_t)r * in.k.ld + g * P + at;
@@ -273,6 +275,8 @@ template <class T> __global__ void __launch_bounds__(128) k_attn_join(attn_step<
 {
     const int h = (int)blockIdx.x, r = (int)blockIdx.y, P = in.P, n = in.pos[r] / in.piece + 1;
     const float *parts = in.parts + ((int64_t)r * in.H + h) * in.n_pieces * (P + 2);
+    grid_release();
+    grid_wait();
     for (int p = (int)threadIdx.x; p < P; p += (int)blockDim.x) {
         float m = LOWEST, l = 0, acc = 0;
         for (int i = 0; i < n; i++)
@@ -301,10 +305,12 @@ template <class T, int LK, int HEADS, bool WIDE>
 void run(struct dev *dev, const attn_step<T> &in, int R)
 {
     const int per_group = in.H / in.G, blocks = (per_group + HEADS - 1) / HEADS;
-    launch(dev, "attn_step", k_attn_step<T, LK, HEADS, WIDE>,
-           dim3((unsigned)in.n_pieces, (unsigned)(in.G * blocks), (unsigned)R), THREADS, 0, in);
+    launch_early(dev, "attn_step", k_attn_step<T, LK, HEADS, WIDE>,
+                 dim3((unsigned)in.n_pieces, (unsigned)(in.G * blocks), (unsigned)R), THREADS, 0,
+                 in);
     if (in.parts)
-        launch(dev, "attn_step", k_attn_join<T>, dim3((unsigned)in.H, (unsigned)R), 128, 0, in);
+        launch_early(dev, "attn_step", k_attn_join<T>, dim3((unsigned)in.H, (unsigned)R), 128, 0,
+                     in);
 }
 
 template <class T, int LK>

@@ -112,6 +112,7 @@ __device__ __forceinline__ void run_segment(frag_c (&c)[MR][NW], float (&squares
     const int k1 = min(k0 + x.seg, x.k);
     octet<TW> b[2][NW], next[2][NW];
     load_w<TW, NW, WIDE>(b, w, n0, n, k0, x.k);
+    grid_wait();
     for (int k64 = k0; k64 < k1; k64 += 64) {
         /* a normed row is as wide as the model: its segments are rarely longer than 64, and its
          * weights take the registers */
@@ -165,6 +166,7 @@ __global__ void __launch_bounds__(max_threads(MR, NW, PRO), 1)
 {
     constexpr int ROWS = 16 * MR, LD = part_ld(NW);
     SHARED_DYN(float, part);
+    grid_release();
     const int warp = (int)threadIdx.x / 32, lane = lane_id(), n_segments = (int)blockDim.x / 32;
     const int n0 = (int)blockIdx.x * 8 * NW, r0 = (int)blockIdx.y * ROWS;
     float *part_squares = part + n_segments * ROWS * LD;
@@ -210,6 +212,8 @@ __global__ void __launch_bounds__(512) k_step_norm(T *__restrict__ to, float *sq
 {
     const int warp = (int)threadIdx.x / 32, lane = lane_id();
     const int r = (int)blockIdx.x * 8 + lane / 4, k1 = min((warp + 1) * x.seg, x.k);
+    grid_release();
+    grid_wait();
     float sum = 0;
     for (int at = warp * x.seg + lane % 4 * 8; at < k1; at += 32) {
         float f[8];
@@ -229,6 +233,8 @@ __global__ void __launch_bounds__(256) k_step_swiglu(T *__restrict__ to, step_x<
 {
     const int per_row = x.k / 8, i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     const int r = i / per_row, at = i % per_row * 8;
+    grid_release();
+    grid_wait();
     if (r >= x.R)
         return;
     const T *from = x.p + (int64_t)r * x.ld + at;
@@ -245,8 +251,8 @@ void run(struct dev *dev, const step_y<TX> &y, const step_x<TX> &x, const TW *w)
     using T = step_type<TW, TX>;
     const int S = step_segments(x.k);
     const size_t smem = sizeof(float) * (size_t)(S * 16 * MR * (part_ld(NW) + 1));
-    launch(dev, "linear_step", k_linear_step<TW, TX, T, MR, NW, PRO, WIDE>,
-           dim3(blocks_for(y.n, 8 * NW), blocks_for(x.R, 16 * MR)), 32 * S, smem, y, x, w);
+    launch_early(dev, "linear_step", k_linear_step<TW, TX, T, MR, NW, PRO, WIDE>,
+                 dim3(blocks_for(y.n, 8 * NW), blocks_for(x.R, 16 * MR)), 32 * S, smem, y, x, w);
 }
 
 /* Up to SMALL_ROWS rows of 16-bit elements: more columns a block where there are enough of them to
@@ -282,11 +288,11 @@ void run_wide(struct dev *dev, const step_y<T> &y, step_x<T> x, const T *w, int 
     if (prologue != STEP_PLAIN) {
         assert(dev->work_bytes >= made_bytes(x.R, x.k));
         if (prologue == STEP_NORM)
-            launch(dev, "linear_step", k_step_norm<T>, blocks_for(x.R, 8), 32 * step_segments(x.k),
-                   0, made, squares, x);
+            launch_early(dev, "linear_step", k_step_norm<T>, blocks_for(x.R, 8),
+                         32 * step_segments(x.k), 0, made, squares, x);
         else
-            launch(dev, "linear_step", k_step_swiglu<T>, blocks_for((int64_t)x.R * x.k / 8, 256),
-                   256, 0, made, x);
+            launch_early(dev, "linear_step", k_step_swiglu<T>,
+                         blocks_for((int64_t)x.R * x.k / 8, 256), 256, 0, made, x);
         x.p = made;
         x.ld = x.k;
     }

@@ -83,6 +83,8 @@ __global__ void __launch_bounds__(THREADS)
     const int r0 = (int)blockIdx.x * X_ROWS, n0 = (int)blockIdx.y * W_ROWS;
     const int n_tiles = x.k / DEPTH, per_segment = x.seg / DEPTH;
     frag_c c[MR][NW] = {}, total[MR][NW] = {};
+    grid_release();
+    grid_wait();
     for (int i = 0; i < n_tiles + STAGES - 1; i++) {
         if (i < n_tiles) {
             T *to = tiles + i % STAGES * STAGE;
@@ -130,9 +132,9 @@ template <class T, int MR, int NW, int WX, int STAGES>
 void run(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w, const float *squares)
 {
     constexpr int X_ROWS = WX * MR * 16, W_ROWS = 8 / WX * NW * 8;
-    launch(dev, "linear_step", k_linear_tile<T, MR, NW, WX, STAGES>,
-           dim3(blocks_for(x.R, X_ROWS), blocks_for(y.n, W_ROWS)), THREADS,
-           sizeof(T) * STAGES * (X_ROWS + W_ROWS) * DEPTH, y, x, w, squares);
+    launch_early(dev, "linear_step", k_linear_tile<T, MR, NW, WX, STAGES>,
+                 dim3(blocks_for(x.R, X_ROWS), blocks_for(y.n, W_ROWS)), THREADS,
+                 sizeof(T) * STAGES * (X_ROWS + W_ROWS) * DEPTH, y, x, w, squares);
 }
 } /* namespace */
 

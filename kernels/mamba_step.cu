@@ -9,7 +9,10 @@
  * the history of B and C, which every block of the row has to have read before.
  *
  * Each sum (over taps, over N, over H P) is taken in an order that depends on its length alone.
- * What the convolution gives is rounded to the type of activations, as it is when it is stored. */
+ * What the convolution gives is rounded to the type of activations, as it is when it is stored.
+ *
+ * The state is asked for before grid_wait: k_mamba_norm releases what follows only when it has
+ * waited for the kernel that advances it, so that no later kernel can find it half written. */
 #include "step_plan.cuh"
 
 #include "cuda_ops.cuh"
@@ -202,6 +205,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     k_state_step(mat<T> y, float *v, state_in<T> in, conv_in<T> conv, mat<const T> z)
 {
     SHARED_DYN(float, bc);
+    if (FUSED)
+        grid_release();
     const int N = in.N, P = in.P, blocks = (P + in.per_block - 1) / in.per_block;
     const int h = (int)blockIdx.x / blocks, r = (int)blockIdx.y, slot = in.slots[r];
     const int p0 = (int)blockIdx.x % blocks * in.per_block, end = min(p0 + in.per_block, P);
@@ -211,6 +216,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     if (LN)
         load_rows<LN ? LN : 32, NJ>(first, state, p0 + (int)threadIdx.x / (LN ? LN : 32),
                                     WARPS * (32 / (LN ? LN : 32)), end);
+    if (FUSED)
+        grid_wait();
     const float pre = to_f32(in.dt.p[(int64_t)r * in.dt.ld + h]) + in.dt_bias[h];
     const float delta = pre > 20.0f ? pre : log1pf(expf(pre));
     const float decay = expf(-delta * expf(in.a_log[h]));
@@ -242,6 +249,8 @@ __global__ void __launch_bounds__(THREADS, 2)
                  const int32_t *slots)
 {
     const int r = (int)blockIdx.x, slot = slots[r];
+    grid_wait();
+    grid_release();
     const float *row = v + (int64_t)r * E;
     float sum = 0;
     for (int e = (int)threadIdx.x; e < E; e += THREADS)
@@ -303,7 +312,8 @@ void run_state(struct dev *dev, const char *at, mat<T> y, float *v, const state_
         k = k_state_step<T, 32, 1, FUSED>;
     else if (is_wide && in.N == 256)
         k = k_state_step<T, 32, 2, FUSED>;
-    launch(dev, at, k, grid, THREADS, smem, y, v, in, conv, z);
+    launch_as(dev, at, FUSED && cuda_of(dev)->arch >= 90, k, grid, THREADS, smem, y, v, in, conv,
+              z);
 }
 } /* namespace */
 
@@ -348,7 +358,8 @@ void cuda_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *st
         const conv_in<T> conv = conv_of<T>(taps, xbc, conv_w, conv_b);
         run_state<T, true>(dev, "mamba_step", mat<T>{}, v, state_of<T>(in, state, rows), conv,
                            cmat_of<T>(z), rows->R);
-        launch(dev, "mamba_step", k_mamba_norm<T>, (unsigned)rows->R, THREADS, 0, mat_of<T>(out),
-               (const float *)v, (const float *)norm_w->data, eps, E, conv, rows->slot);
+        launch_early(dev, "mamba_step", k_mamba_norm<T>, (unsigned)rows->R, THREADS, 0,
+                     mat_of<T>(out), (const float *)v, (const float *)norm_w->data, eps, E, conv,
+                     rows->slot);
     });
 }
