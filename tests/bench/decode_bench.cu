@@ -153,13 +153,9 @@ void out_proj(struct bench *b, int)
 {
     product(b, b->x, D, b->u, E, PLAIN, true);
 }
-void proj_q(struct bench *b, int)
+void qkv(struct bench *b, int)
 {
-    product(b, b->wide, HEADS * P, b->x, D, NORM, false);
-}
-void proj_kv(struct bench *b, int)
-{
-    product(b, b->wide, KV * P, b->x, D, NORM, false);
+    product(b, b->wide, (HEADS + 2 * KV) * P, b->x, D, NORM, false);
 }
 void proj_o(struct bench *b, int)
 {
@@ -187,9 +183,7 @@ void token(struct bench *b, int)
             mixer(b, m++);
             out_proj(b, 0);
         } else {
-            proj_q(b, 0);
-            proj_kv(b, 0);
-            proj_kv(b, 0);
+            qkv(b, 0);
             attention(b, t++);
             proj_o(b, 0);
         }
@@ -255,8 +249,7 @@ void report_all(struct bench *b, int R)
     sum += report(b, "in_proj", in_proj, product_bytes(b, PROJ, D), MAMBA_LAYERS);
     sum += report(b, "mamba_step", mixer, state, MAMBA_LAYERS);
     sum += report(b, "out_proj", out_proj, product_bytes(b, D, E), MAMBA_LAYERS);
-    sum += report(b, "q", proj_q, product_bytes(b, HEADS * P, D), ATTN_LAYERS);
-    sum += report(b, "k", proj_kv, product_bytes(b, KV * P, D), 2 * ATTN_LAYERS);
+    sum += report(b, "qkv", qkv, product_bytes(b, (HEADS + 2 * KV) * P, D), ATTN_LAYERS);
     sum += report(b, "attn_step", attention, attn_bytes, ATTN_LAYERS);
     sum += report(b, "o", proj_o, product_bytes(b, D, HEADS * P), ATTN_LAYERS);
     sum += report(b, "mlp_in", mlp_in, product_bytes(b, 2 * F, D), LAYERS);
@@ -349,7 +342,12 @@ int main()
     is_same = check_bits(&b, D, E, PLAIN) && is_same;
     is_same = check_bits(&b, V, D, NORM) && is_same;
     printf("kernel,rows,us,gb_s,calls_a_token\n");
-    for (int R : {1, 32, 256})
-        report_all(&b, R);
+    const int arch = b.cuda.arch;
+    for (int is_early = arch >= 90; is_early >= 0; is_early--) {
+        b.cuda.arch = is_early ? arch : 80; /* what launch_early looks at */
+        printf("# launches %s\n", is_early ? "early" : "one after the other");
+        for (int R : {1, 32, 256})
+            report_all(&b, R);
+    }
     return is_same ? 0 : 1;
 }
