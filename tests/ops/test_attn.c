@@ -222,6 +222,113 @@ static void check_steps(struct dev *dev, const struct shape *s)
     ok_within(t_error(dev, &rows, h.in[1] + s->T * GP), 0, "%s: keys in the cache", dev->name);
 }
 
+enum { ROWS = 12 };
+
+/* A cache of S positions for ROWS rows, and a step over it. */
+struct cache {
+    int H, P, G, S;
+    struct tensor q, k, v, kcache, vcache;
+    const double *q_in, *cache_in[2], *new_in[2];
+    const int32_t *slots, *pos;
+    int32_t host_pos[ROWS];
+};
+
+/* Positions from pos on hold what nobody may read. */
+static double *cache_values(const struct cache *c, uint32_t seed)
+{
+    const int GP = c->G * c->P;
+    double *x = t_random((size_t)(ROWS * c->S * GP), 1, seed);
+    for (int r = 0; r < ROWS; r++)
+        for (int i = c->host_pos[r] * GP; i < c->S * GP; i++)
+            x[(ROWS - 1 - r) * c->S * GP + i] = 20000;
+    return x;
+}
+
+static struct tensor cache_tensor(struct dev *dev, const struct cache *c, const double *x)
+{
+    const int GP = c->G * c->P;
+    struct tensor t = t_tensor(dev, x, ROWS * c->S, GP, 0);
+    t.n_dims = 3;
+    t.dim[0] = ROWS;
+    t.dim[1] = c->S;
+    t.dim[2] = GP;
+    return t;
+}
+
+static void open_cache(struct dev *dev, struct cache *c)
+{
+    const int GP = c->G * c->P, HP = c->H * c->P;
+    int32_t slot[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        slot[r] = ROWS - 1 - r;
+        c->host_pos[r] = r == 0 ? c->S - 1 : r == 1 ? 0 : r == 2 ? 127 % c->S : r * 131 % c->S;
+    }
+    c->slots = t_upload(dev, slot, sizeof slot);
+    c->pos = t_upload(dev, c->host_pos, sizeof c->host_pos);
+    c->q_in = t_random((size_t)(ROWS * HP), 1, 1);
+    for (int i = 0; i < 2; i++) {
+        c->new_in[i] = t_random((size_t)(ROWS * GP), 1, 2 + (uint32_t)i);
+        c->cache_in[i] = cache_values(c, 4 + (uint32_t)i);
+    }
+    c->q = t_tensor(dev, c->q_in, ROWS, HP, 0);
+    c->k = t_tensor(dev, c->new_in[0], ROWS, GP, 0);
+    c->v = t_tensor(dev, c->new_in[1], ROWS, GP, 0);
+}
+
+/* Rows r .. r+R-1, over the cache as it was at first. */
+static void step_rows_of(struct dev *dev, struct cache *c, struct tensor *o, int r, int R)
+{
+    const struct tensor q = tensor_row_range(&c->q, r, R), k = tensor_row_range(&c->k, r, R);
+    const struct tensor v = tensor_row_range(&c->v, r, R);
+    c->kcache = cache_tensor(dev, c, c->cache_in[0]);
+    c->vcache = cache_tensor(dev, c, c->cache_in[1]);
+    dev->ops->attn_step(dev, o, &c->kcache, &c->vcache, &q, &k, &v, 0.25f, c->H, c->P, c->G,
+                        &(struct step_rows){c->slots + r, c->pos + r, R});
+}
+
+/* What row r answers: the keys before it and its own, side by side. */
+static void ref_row(const struct cache *c, int r, double *o)
+{
+    const int GP = c->G * c->P, pos = c->host_pos[r];
+    double *in[2], *lse = t_zeros((size_t)c->H);
+    for (int i = 0; i < 2; i++) {
+        in[i] = t_copy(c->cache_in[i] + (ROWS - 1 - r) * c->S * GP, (size_t)((pos + 1) * GP));
+        memcpy(in[i] + pos * GP, c->new_in[i] + r * GP, sizeof(double) * (size_t)GP);
+    }
+    const struct ref_attn ref = {
+        c->q_in + r * c->H * c->P, in[0], in[1], NULL, 0.25, 1, 1, c->H, c->P, c->G, pos};
+    ref_attn_fwd(o + r * c->H * c->P, lse, &ref);
+}
+
+/* Long caches, which a backend may split; ragged positions; rows alone and in a batch. */
+static void check_cache(struct dev *dev, int H, int P, int G, int S)
+{
+    static const int counts[] = {1, 2, 7, 8, 9};
+    struct cache c = {.H = H, .P = P, .G = G, .S = S};
+    const struct sizes sizes = {.H = H, .P = P, .G = G, .S = S + 100, .R = ROWS};
+    open_cache(dev, &c);
+    reserve(dev, OP_ATTN, &sizes);
+    double *ref = t_zeros((size_t)(ROWS * H * P));
+    struct tensor all = t_garbage(dev, ROWS, H * P, 0);
+    step_rows_of(dev, &c, &all, 0, ROWS);
+    for (int r = 0; r < ROWS; r++)
+        ref_row(&c, r, ref);
+    ok_within(t_error(dev, &all, ref), tol(dev, 1e-6), "%s: H%d P%d G%d S%d: a step", dev->name, H,
+              P, G, S);
+    struct tensor stored = tensor_row_range(&c.vcache, (ROWS - 1) * S + c.host_pos[0], 1);
+    ok_within(t_error(dev, &stored, c.new_in[1]), 0, "%s: the value is in the cache", dev->name);
+    bool is_same = true;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        const int R = counts[i], r = R < 9 ? 0 : ROWS - R;
+        struct tensor some = t_garbage(dev, R, H * P, 0);
+        const struct tensor same = tensor_row_range(&all, r, R);
+        step_rows_of(dev, &c, &some, r, R);
+        is_same = is_same && t_same(dev, &some, &same);
+    }
+    ok(is_same && guard_ok(dev), "%s: H%d P%d G%d S%d: rows alone are rows of a batch", dev->name,
+       H, P, G, S);
+}
+
 static void check(struct dev *dev)
 {
     for (int i = 0; i < N_SHAPES; i++) {
@@ -233,6 +340,12 @@ static void check(struct dev *dev)
     check_steps(dev, &(struct shape){3, 75, 6, 32, 2, DOCS_NONE, 1, 0});
     free_all();
     check_steps(dev, &(struct shape){3, 40, 3, 22, 3, DOCS_NONE, 0, 0});
+    free_all();
+    check_cache(dev, 4, 16, 2, 270);
+    free_all();
+    check_cache(dev, 5, 64, 1, 150);
+    free_all();
+    check_cache(dev, 2, 128, 2, 140);
 }
 
 static double objective(void *ctx)

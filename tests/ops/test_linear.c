@@ -172,6 +172,90 @@ static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
        dtype_name(dtype), n, k);
 }
 
+enum prologue { PLAIN, NORM, SWIGLU, PROLOGUES };
+
+/* A product of up to `rows` rows with what stands around it. */
+struct fused {
+    int n, k, pad, rows;
+    enum prologue prologue;
+    bool has_resid, is_f32; /* is_f32: y whatever activations are */
+};
+
+/* y = resid + scale * f(x) w^T */
+static double *ref_fused(const struct fused *s, const double *x, const double *w,
+                         const double *norm_w, const double *resid, double scale)
+{
+    double *in = t_copy(x, (size_t)(s->rows * s->k)), *y = t_zeros((size_t)(s->rows * s->n));
+    double *rstd = t_zeros((size_t)s->rows);
+    if (s->prologue == NORM)
+        ref_rmsnorm_fwd(in, rstd, x, norm_w, 1e-5, s->rows, s->k);
+    if (s->prologue == SWIGLU)
+        ref_swiglu_fwd(in, x, s->rows, s->k);
+    ref_linear_fwd(y, in, w, s->rows, s->n, s->k);
+    for (int i = 0; s->has_resid && i < s->rows * s->n; i++)
+        y[i] = resid[i] + scale * y[i];
+    return y;
+}
+
+static void check_fused(struct dev *dev, const struct fused *s)
+{
+    static const int counts[] = {1, 2, 7, 8, 9, 16, 20, 33, 100};
+    const int x_cols = s->prologue == SWIGLU ? 2 * s->k : s->k, rows = s->rows;
+    const double *x = t_random((size_t)(rows * x_cols), 1, 1),
+                 *norm_w = t_random((size_t)s->k, 1, 3);
+    const double *w = t_random((size_t)(s->n * s->k), 0.25, 2);
+    const double *resid = t_random((size_t)(rows * s->n), 1, 4);
+    const double *ref = ref_fused(s, x, w, norm_w, resid, 0.5);
+    const struct tensor tx = t_tensor(dev, x, rows, x_cols, x_cols + s->pad);
+    const struct tensor tw = t_f32(dev, w, s->n, s->k, 0), tnorm = t_vector(dev, norm_w, s->k);
+    const struct tensor tresid = t_tensor(dev, resid, rows, s->n, s->n + s->pad);
+    const struct weight h = handle(dev, &tw, dev->act_dtype);
+    const struct sizes sizes = {.D = s->k, .R = rows, .dtype = dev->act_dtype};
+    struct step_fuse f = {s->prologue == NORM ? &tnorm : NULL, 1e-5f, s->prologue == SWIGLU,
+                          s->has_resid ? &tresid : NULL, 0.5f};
+    struct tensor all = s->is_f32 ? t_garbage_f32(dev, rows, s->n, s->n + s->pad)
+                                  : t_garbage(dev, rows, s->n, s->n + s->pad);
+    reserve(dev, OP_LINEAR, &sizes);
+    dev->ops->linear_step_fused(dev, &all, &tx, &h, &f);
+    ok_within(t_error(dev, &all, ref), tol(dev, f32_tol(s->k)), "%s fused step %dx%d prologue %d",
+              dev->name, s->n, s->k, (int)s->prologue);
+    bool is_same = true;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts && counts[i] < rows; i++) {
+        const int R = counts[i], r = rows - R - (rows > R + 1);
+        const struct tensor from = tensor_row_range(&tx, r, R), same = tensor_row_range(&all, r, R);
+        /* in place: y is the residual */
+        struct tensor some = t_tensor(dev, resid + r * s->n, R, s->n, 0);
+        if (s->is_f32)
+            some = t_f32(dev, resid + r * s->n, R, s->n, 0);
+        const struct tensor part = tensor_row_range(&tresid, r, R);
+        f.resid = !s->has_resid ? NULL : s->is_f32 ? &part : &some;
+        dev->ops->linear_step_fused(dev, &some, &from, &h, &f);
+        is_same = is_same && t_same(dev, &some, &same);
+    }
+    ok(is_same && guard_ok(dev), "%s fused step %dx%d prologue %d: rows alone are rows of a batch",
+       dev->name, s->n, s->k, (int)s->prologue);
+}
+
+static void check_all_fused(struct dev *dev)
+{
+    /* one and several segments of k, a last one that is short, odd sizes, tiles and their edges */
+    static const int sizes[][4] = {
+        {40, 64, 8, 102}, {72, 192, 8, 40}, {37, 67, 3, 34}, {24, 1088, 8, 34}};
+    static const struct fused wide[] = {{2049, 64, 0, 34, NORM, false, false},
+                                        {4100, 64, 0, 34, NORM, false, true},
+                                        {16400, 64, 0, 9, PLAIN, false, true}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int k = 0; k < PROLOGUES; k++) {
+            check_fused(dev, &(struct fused){sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3],
+                                             (enum prologue)k, k != NORM, i == 1});
+            free_all();
+        }
+    for (size_t i = 0; dev->act_dtype != DT_F32 && i < sizeof wide / sizeof *wide; i++) {
+        check_fused(dev, &wide[i]);
+        free_all();
+    }
+}
+
 static void check(struct dev *dev)
 {
     enum dtype types[2];
@@ -189,6 +273,8 @@ static void check(struct dev *dev)
             check_step(dev, steps[i][0], steps[i][1], types[k]);
         free_all();
     }
+    if (is_cuda(dev))
+        check_all_fused(dev);
 }
 
 int main(void)
