@@ -171,7 +171,7 @@ cuda: $(CUDA_SO)
 # --- the kernels on the CPU: tests/emu stands in for CUDA. Its own files, emu_*.cpp, are not
 # sanitized: they switch stacks, and tell the sanitizers so ---
 EMU_CU  := $(filter-out kernels/gemm.cu,$(wildcard kernels/*.cu))
-EMU_OBJ := $(patsubst %,$(B)/emu/%.o,$(EMU_CU) $(wildcard tests/emu/*.cpp tests/emu/self/*) lib/err.c lib/dtype.c)
+EMU_OBJ := $(patsubst %,$(B)/emu/%.o,$(EMU_CU) $(wildcard tests/emu/*.cpp tests/emu/self/*.c*) lib/err.c lib/dtype.c)
 EMU_PP  := -D_GNU_SOURCE -Ilib -Ikernels -Itests/emu -Itests/emu/include $(CPPFLAGS)
 EMU_ALL := -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off -Wall -Werror -Wno-unknown-pragmas
 EMU_SAN := $(if $(ASAN),-DEMU_ASAN) $(if $(TSAN),-DEMU_TSAN)
