@@ -5,7 +5,8 @@
 #   make demo           install what is missing, build, train the tiny model on real text, show the result
 #                       [CORPUS=file...: on your own text]
 #   make test           install what is missing, build, run every test   [DATA=DIR: also over the corpora there]
-#   make check          the tests again under AddressSanitizer and UBSan
+#   make check          the tests again under AddressSanitizer and UBSan, the kernels also under the race
+#                       detector and with faults planted
 #   make lint           clang-format, clang-tidy, cppcheck
 #   make fuzz           the fuzz targets, FUZZ_SECONDS each
 #   make golden GOLDEN=FILE   another golden file of tests/golden's form
@@ -97,7 +98,7 @@ else
 CUDA_SAYS  := $(if $(NVCC),switched off,no nvcc)
 endif
 
-.PHONY: all tools tests run-tests test check lint fuzz fuzzers fuzz-bin golden bench demo deps test-deps \
+.PHONY: all tools tests run-tests test check races mutants lint fuzz fuzzers fuzz-bin golden bench demo deps test-deps \
         cuda install format clean FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -220,6 +221,15 @@ test: test-deps
 	@$(MAKE) --no-print-directory run-tests
 check: test-deps
 	@$(MAKE) --no-print-directory ASAN=1 OPT='-O1 -g' run-tests
+	@$(MAKE) --no-print-directory TSAN=1 OPT='-O1 -g' races
+	@$(MAKE) --no-print-directory mutants
+
+# The kernels under the race detector, and with faults planted: tests/emu.
+RACE_BIN := $(B)/tests/emu/test_emu $(patsubst tests/ops/%.c,$(B)/tests/ops/%,$(filter-out %gemm.c %vmath.c,$(wildcard tests/ops/test_*.c)))
+races: $(RACE_BIN) $(EMU_SO)
+	@$(PROVE) $(RACE_BIN) :: --device=emu
+mutants: tests
+	@HM_EMU_CXX='$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL)' $(PROVE) tests/emu/mutate.sh
 
 PROVE = PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD="$(CURDIR)/$(B)" DATA="$(abspath $(DATA))" prove -j$(JOBS) --timer --failures --comments -e ''
 run-tests: tests
