@@ -111,7 +111,8 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
     case OP_LINEAR:
         return larger(cuda_linear_plan(dev, s), cuda_linear_step_plan(dev, s));
     case OP_SSD:
-        return larger(cuda_ssd_fwd_plan(dev, s), cuda_mamba_step_plan(s));
+        return larger(larger(cuda_ssd_fwd_plan(dev, s), cuda_ssd_bwd_plan(dev, s)),
+                      cuda_mamba_step_plan(s));
     case OP_ATTN:
         return larger(cuda_attn_plan(dev, s), cuda_attn_step_plan(s));
     case OP_RMSNORM:
@@ -170,6 +171,7 @@ static constexpr struct ops make_table()
     t.linear_step_fused = cuda_linear_step_fused;
     t.conv1d_step = cuda_conv1d_step;
     t.ssd_fwd = cuda_ssd_fwd;
+    t.ssd_bwd = cuda_ssd_bwd;
     t.ssd_step = cuda_ssd_step;
     t.mamba_step = cuda_mamba_step;
     t.attn_fwd = cuda_attn_fwd;

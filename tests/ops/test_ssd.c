@@ -14,7 +14,7 @@ static const struct shape shapes[] = {
     {2, 100, 4, 20, 33, 2, 128, DOCS_SHORT, 0}, {1, 150, 2, 64, 64, 1, 50, DOCS_MIXED, 1},
     {3, 40, 2, 16, 24, 2, 7, DOCS_SHORT, 0},    {1, 33, 6, 16, 16, 1, 16, DOCS_ONES, 2},
     {2, 256, 2, 16, 16, 1, 256, DOCS_NONE, 0},  {1, 140, 3, 64, 128, 1, 64, DOCS_MIXED, 8},
-    {1, 36, 1, 128, 200, 1, 64, DOCS_SHORT, 0},
+    {1, 36, 4, 128, 200, 1, 64, DOCS_SHORT, 0}, {1, 150, 4, 128, 80, 1, 64, DOCS_NONE, 0},
 };
 
 enum { N_IN = 7, N_SHAPES = sizeof shapes / sizeof *shapes };
