@@ -66,16 +66,16 @@ __attribute__((unused)) static struct tensor t_token(const struct tensor *t_all,
     return rows;
 }
 
-/* Whether n floats of device memory equal those that the same instruction set gave with another
+/* Whether bytes of device memory equal those that the same instruction set gave with another
  * number of threads; the devices come as each_device has them. which (0 to 3) tells results apart.
  */
-__attribute__((unused)) static bool same_as_with_1_thread(struct dev *dev, int which,
-                                                          const float *p, size_t n)
+__attribute__((unused)) static bool same_as_with_1_thread(struct dev *dev, int which, const void *p,
+                                                          size_t bytes)
 {
-    static float *kept[4];
-    float *now = malloc(n * sizeof *now);
-    dev_download(dev, now, p, n * sizeof *now);
-    hash_bytes(now, n * sizeof *now);
+    static void *kept[4];
+    void *now = malloc(bytes);
+    dev_download(dev, now, p, bytes);
+    hash_bytes(now, bytes);
     if (is_cuda(dev)) {
         free(now);
         return true;
@@ -85,7 +85,7 @@ __attribute__((unused)) static bool same_as_with_1_thread(struct dev *dev, int w
         kept[which] = now;
         return true;
     }
-    const bool is_same = memcmp(kept[which], now, n * sizeof *now) == 0;
+    const bool is_same = memcmp(kept[which], now, bytes) == 0;
     free(now);
     free(kept[which]);
     kept[which] = NULL;

@@ -212,7 +212,8 @@ static void check_steps(struct dev *dev, const struct shape *s)
     ref_attn_fwd(h.o, h.lse, &in);
     ok_within(t_error(dev, &d.o, h.o), tol(dev, 1e-6), "%s: step by step", dev->name);
     ok(t_same(dev, &d.o, &alone.o), "%s: a row's bits do not depend on its neighbours", dev->name);
-    ok(same_as_with_1_thread(dev, s->P == 32, d.o.data, (size_t)d.o.ld * (size_t)(3 * s->T)),
+    ok(same_as_with_1_thread(dev, s->P == 32, d.o.data,
+                             (size_t)d.o.ld * (size_t)(3 * s->T) * dtype_size(d.o.dtype)),
        "%s: nor on threads", dev->name);
     ok(guard_ok(dev), "%s: workspace of steps as planned", dev->name);
     /* the cache of the first row, as attn_fwd may read it later */

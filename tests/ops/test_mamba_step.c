@@ -126,7 +126,7 @@ static void check_shape(struct dev *dev, const struct shape *s)
                              s->N == 64    ? 1
                              : s->N == 256 ? 2
                                            : 0,
-                             one.state.data, tensor_count(&one.state)),
+                             one.state.data, tensor_bytes(&one.state)),
        "%s: nor on threads", dev->name);
     ok(guard_ok(dev), "%s: workspace as planned", dev->name);
 }

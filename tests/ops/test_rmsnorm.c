@@ -48,11 +48,14 @@ static void check_sizes(struct dev *dev, int M, int D, double scale, int gap)
     struct tensor rstd = t_garbage_f32(dev, 1, M, 0);
     dev->ops->rmsnorm_fwd(dev, &y, rstd.data, &tx, &tw, (float)eps);
     dev->ops->rmsnorm_bwd(dev, &dx, &dw, &tdy, &tx, rstd.data, &tw);
-    ok_within(t_error(dev, &y, y_ref), tol(dev, f32_tol(1)), "%s %dx%d: y", dev->name, M, D);
-    ok_within(t_error(dev, &rstd, rstd_ref), tol(dev, f32_tol(1)), "%s %dx%d: rstd", dev->name, M,
+    ok_within(t_error(dev, &y, y_ref), tol(dev, f32_tol(1 + D / 64.0)), "%s %dx%d: y", dev->name, M,
               D);
-    ok_within(t_error(dev, &dx, dx_ref), tol(dev, f32_tol(9)), "%s %dx%d: dx +=", dev->name, M, D);
-    ok_within(t_error(dev, &dw, dw_ref), tol(dev, f32_tol(M)), "%s %dx%d: dw +=", dev->name, M, D);
+    ok_within(t_error(dev, &rstd, rstd_ref), tol(dev, f32_tol(1 + D / 64.0)), "%s %dx%d: rstd",
+              dev->name, M, D);
+    ok_within(t_error(dev, &dx, dx_ref), tol(dev, f32_tol(9 + D / 64.0)),
+              "%s %dx%d: dx +=", dev->name, M, D);
+    ok_within(t_error(dev, &dw, dw_ref), tol(dev, f32_tol(M + D / 64.0)),
+              "%s %dx%d: dw +=", dev->name, M, D);
 
     struct tensor one = t_garbage(dev, 1, D, 0);
     const struct tensor last = tensor_row_range(&tx, M - 1, 1), y1 = tensor_row_range(&y, M - 1, 1);

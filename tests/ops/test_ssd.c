@@ -284,7 +284,7 @@ static void check_steps(struct dev *dev, const struct shape *s)
               dev->name);
     ok(t_same(dev, &d.y, &alone.y) && t_same(dev, &device_state, &alone_state),
        "%s: a row's bits do not depend on its neighbours", dev->name);
-    ok(same_as_with_1_thread(dev, s->N == 64, device_state.data, (size_t)(5 * PN)),
+    ok(same_as_with_1_thread(dev, s->N == 64, device_state.data, (size_t)(5 * PN) * sizeof(float)),
        "%s: nor on threads", dev->name);
 }
 
