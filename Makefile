@@ -217,7 +217,8 @@ $(B)/tests/%.o: PP += -Itests
 
 # The flags are known only once the compiler is there: hence the second make.
 test: test-deps
-	@$(MAKE) --no-print-directory fuzzers cuda
+	@$(MAKE) --no-print-directory fuzzers
+	@$(MAKE) --no-print-directory cuda CUDA_ARCH=$(or $(CUDA_ARCH),90)
 	@$(MAKE) --no-print-directory run-tests
 check: test-deps
 	@$(MAKE) --no-print-directory ASAN=1 OPT='-O1 -g' run-tests

@@ -5,8 +5,9 @@
 # `tests/check/ptxas.sh --accept` writes it anew.
 . "$(dirname "$0")/../tap.sh"
 
-# Kernels off the hot path, with a blank around each.
-may_spill=' '
+# Kernels whose largest instances keep a few words on the stack (16 to 48 bytes on sm_90), with a
+# blank around each.
+may_spill=' k_attn_dkv k_attn_step k_linear_step k_ssd_walk '
 archs='sm_89 sm_90'
 
 # kernel,arch,instances,registers,smem_bytes,spill_bytes from the logs beside the objects
