@@ -291,7 +291,7 @@ void cli_parse(struct cli_tool *t, int argc, char **argv, int *first)
     const bool is_asked = p.is_help || p.is_version;
     if (p.is_help) {
         p.is_help = p.is_version = false; /* as they are by default */
-        static char whole[1 << 16]; /* one write, so that cli_finish sees why it failed */
+        static char whole[1 << 16];       /* one write, so that cli_finish sees why it failed */
         setvbuf(stdout, whole, _IOFBF, sizeof whole);
         help_print(t, p.rows);
     } else if (p.is_version)
