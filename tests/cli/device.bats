@@ -2,6 +2,10 @@
 # device: what --device and --dtype open, and the one line where they open nothing.
 load helper
 
+setup() {
+    cd "$BATS_TEST_TMPDIR"
+}
+
 has_library() { [ -e "${HM_BUILD:-$BATS_TEST_DIRNAME/../../build/last}/libhm-cuda.so" ]; }
 has_gpu() { [ -e /dev/nvidiactl ]; }
 
