@@ -87,27 +87,6 @@ __global__ void __launch_bounds__(ROWS_THREADS)
         atomicAdd(&count[ids[m]], 1);
 }
 
-/* The sum of v over the threads before this one. Begins with a barrier; shared memory: 4 bytes a
- * warp. */
-template <int THREADS> __device__ int sum_before(int v)
-{
-    SHARED(int, sums, [THREADS / 32]);
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int sum = v;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const int below = __shfl_up_sync(0xffffffffu, sum, (unsigned)step);
-        sum += lane >= step ? below : 0;
-    }
-    __syncthreads();
-    if (lane == 31)
-        sums[warp] = sum;
-    __syncthreads();
-    for (int i = 0; i < warp; i++)
-        sum += sums[i];
-    return sum - v;
-}
-
 /* start (V+1) = sums of the counts before. One block; each thread takes a run of ids. Moves 12
  * bytes an id. */
 __global__ void __launch_bounds__(SCAN_THREADS)

@@ -15,17 +15,6 @@ template <> struct alignas(16) octet<float> {
     float v[8];
 };
 
-__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t w, __nv_bfloat16)
-{
-    lo = __uint_as_float(w << 16);
-    hi = __uint_as_float(w & 0xffff0000u);
-}
-__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t w, __half)
-{
-    lo = __half2float(__ushort_as_half((unsigned short)(w & 0xffff)));
-    hi = __half2float(__ushort_as_half((unsigned short)(w >> 16)));
-}
-
 template <class T> __device__ __forceinline__ void unpack(float (&f)[8], const octet<T> &o)
 {
 #pragma unroll

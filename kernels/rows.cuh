@@ -23,18 +23,6 @@ template <class T, int N> __device__ __forceinline__ pack<T, N> zero_pack()
     return p;
 }
 
-/* The two elements that pack2 put into one register. */
-__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t pair, bf16)
-{
-    lo = __uint_as_float(pair << 16);
-    hi = __uint_as_float(pair & 0xFFFF0000u);
-}
-__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t pair, f16)
-{
-    lo = __half2float(__ushort_as_half((unsigned short)pair));
-    hi = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
-}
-
 /* N elements in as few registers as they fit, converted only where they are used: of 16-bit types,
  * two share one, which the compiler would take apart too early. */
 template <class T, int N> struct packed {

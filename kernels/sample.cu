@@ -40,26 +40,6 @@ template <int THREADS, class V> __device__ V sum_of(V v)
     return block_reduce<THREADS>(v, [](V a, V b) { return a + b; });
 }
 
-/* The sum over the threads before this one. */
-template <int THREADS> __device__ u64 sum_before(u64 v)
-{
-    SHARED(u64, part, [THREADS / 32]);
-    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    u64 sum = v;
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const u64 below = __shfl_up_sync(0xffffffffu, sum, (unsigned)step);
-        sum += lane >= step ? below : 0;
-    }
-    __syncthreads();
-    if (lane == 31)
-        part[warp] = sum;
-    __syncthreads();
-    for (int i = 0; i < warp; i++)
-        sum += part[i];
-    return sum - v;
-}
-
 /* Rises with x; equal zeros; NaN is least. */
 __device__ uint32_t key_of(float x)
 {

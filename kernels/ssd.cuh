@@ -242,24 +242,15 @@ __device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token &k
 
 /* --- fragments --- */
 
-__device__ __forceinline__ float2 unpack2(uint32_t v, bf16)
-{
-    return make_float2(__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u));
-}
-__device__ __forceinline__ float2 unpack2(uint32_t v, f16)
-{
-    return make_float2(to_f32(__ushort_as_half((unsigned short)(v & 0xffffu))),
-                       to_f32(__ushort_as_half((unsigned short)(v >> 16))));
-}
-
 /* Column k of a multiplied with w[k], 16 floats in shared memory. */
 template <class T> __device__ __forceinline__ void scale_a_columns(frag_a<T> &a, const float *w)
 {
     const float *mine = w + 2 * (lane_id() % 4);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        const float2 v = unpack2(a.r[i], T{});
-        a.r[i] = pack2(v.x * mine[i / 2 * 8], v.y * mine[i / 2 * 8 + 1], T{});
+        float lo, hi;
+        unpack2(lo, hi, a.r[i], T{});
+        a.r[i] = pack2(lo * mine[i / 2 * 8], hi * mine[i / 2 * 8 + 1], T{});
     }
 }
 template <> __device__ __forceinline__ void scale_a_columns<float>(frag_a<float> &a, const float *w)

@@ -205,8 +205,10 @@ __device__ __forceinline__ frag_c c_of_a(const frag_a<float> &a, int j)
 }
 template <class T> __device__ __forceinline__ frag_c c_of_a(const frag_a<T> &a, int j)
 {
-    const float2 low = unpack2(a.r[2 * j], T{}), high = unpack2(a.r[2 * j + 1], T{});
-    return frag_c{{low.x, low.y, high.x, high.y}};
+    frag_c c;
+    unpack2(c.r[0], c.r[1], a.r[2 * j], T{});
+    unpack2(c.r[2], c.r[3], a.r[2 * j + 1], T{});
+    return c;
 }
 
 /* A tile's decays from s (rows) to t; 0 where s is after t or in another document. */

@@ -71,6 +71,18 @@ __device__ __forceinline__ uint32_t pack2(float lo, float hi, __nv_bfloat16)
            (uint32_t)__bfloat16_as_ushort(__float2bfloat16_rn(hi)) << 16;
 }
 
+/* The two elements that pack2 put into one register. */
+__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t pair, __nv_bfloat16)
+{
+    lo = __uint_as_float(pair << 16);
+    hi = __uint_as_float(pair & 0xFFFF0000u);
+}
+__device__ __forceinline__ void unpack2(float &lo, float &hi, uint32_t pair, __half)
+{
+    lo = __half2float(__ushort_as_half((unsigned short)pair));
+    hi = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
+}
+
 __device__ __forceinline__ float warp_sum(float v)
 {
 #pragma unroll
@@ -101,6 +113,27 @@ template <int THREADS> __device__ __forceinline__ float block_sum(float v)
     for (int i = 0; i < THREADS / 32; i++)
         sum += part[i];
     return sum;
+}
+
+/* The sum of v over the threads before this one, of integers. Begins with a barrier; shared memory:
+ * sizeof(V) a warp. */
+template <int THREADS, class V> __device__ V sum_before(V v)
+{
+    SHARED(V, sums, [THREADS / 32]);
+    const int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
+    V sum = v;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const V below = __shfl_up_sync(0xffffffffu, sum, (unsigned)step);
+        sum += lane >= step ? below : 0;
+    }
+    __syncthreads();
+    if (lane == 31)
+        sums[warp] = sum;
+    __syncthreads();
+    for (int i = 0; i < warp; i++)
+        sum += sums[i];
+    return sum - v;
 }
 
 /* x / (1 + exp(-x)) and its derivative, by way of s = 1 / (1 + exp(-x)). */
