@@ -83,15 +83,21 @@ static float element(const float *v, int i, float (*)(uint16_t))
 
 /* Sums in the order of k with one rounding a term, as fmaf in a loop does. */
 #if defined(__x86_64__)
-__attribute__((target_clones("arch=haswell", "default")))
+__attribute__((target_clones("fma", "default"), optimize("O3")))
 #endif
 static void
 product(float (&c)[16][8], const float (&a)[16][16], const float (&b)[16][8])
 {
-    for (int i = 0; i < 16; i++)
+    for (int i = 0; i < 16; i++) {
+        float sum[8];
+        for (int j = 0; j < 8; j++)
+            sum[j] = c[i][j];
         for (int k = 0; k < 16; k++)
             for (int j = 0; j < 8; j++)
-                c[i][j] = __builtin_fmaf(a[i][k], b[k][j], c[i][j]);
+                sum[j] = __builtin_fmaf(a[i][k], b[k][j], sum[j]);
+        for (int j = 0; j < 8; j++)
+            c[i][j] = sum[j];
+    }
 }
 
 template <class V> static void mma_16816(warp *w, unsigned mask, float (*value)(uint16_t))
