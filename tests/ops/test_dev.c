@@ -97,8 +97,20 @@ static void check_errors(struct dev *dev)
        dev->name);
 }
 
+/* The table of a GPU has no gaps. */
+static void check_table(const struct dev *dev)
+{
+    void (*const *slot)(void) = (void (*const *)(void))dev->ops;
+    size_t n_missing = 0;
+    for (size_t i = 0; i < sizeof *dev->ops / sizeof *slot; i++)
+        n_missing += !slot[i];
+    ok(!is_cuda(dev) || n_missing == 0, "%s: %zu of the table's ops are missing", dev->name,
+       n_missing);
+}
+
 static void check(struct dev *dev)
 {
+    check_table(dev);
     check_bytes(dev);
     check_run(dev);
     check_errors(dev);
