@@ -1,87 +1,21 @@
-/* A golden file: weights, config, and the ids, logits, loss, gradients and greedy continuation that
- * another implementation (Hugging Face transformers) gives for them in f32. All must come out here.
- * The files of tests/golden, or the one that the environment names in GOLDEN. */
-#include "ckpt.h"
-#include "model_test.h"
-#include "safetensors.h"
-
-struct golden {
-    struct ckpt k;
-    struct st st;
-    void **data; /* of each tensor */
-};
-
-static void load(struct golden *g, const char *path)
-{
-    struct in in;
-    struct err err;
-    must(ckpt_load(&g->k, path, &err), &err);
-    must(in_open(&in, path, &err), &err);
-    must(st_read_header(&g->st, &in, &err), &err);
-    g->data = calloc((size_t)g->st.n_tensors, sizeof *g->data);
-    for (int i = 0; i < g->st.n_tensors; i++) {
-        g->data[i] = malloc(g->st.tensor[i].bytes + 1);
-        must(st_read_tensor(&g->st, i, &in, g->data[i], &err), &err);
-    }
-    must(st_read_end(&g->st, &in, &err), &err);
-    in_close(&in);
-}
-
-static void unload(struct golden *g)
-{
-    for (int i = 0; i < g->st.n_tensors; i++)
-        free(g->data[i]);
-    free(g->data);
-    st_free(&g->st);
-    ckpt_free(&g->k);
-}
-
-static const struct st_tensor *entry(const struct golden *g, const char *name)
-{
-    const int i = st_find(&g->st, name);
-    if (i < 0) {
-        printf("Bail out! the file has no %s\n", name);
-        exit(1);
-    }
-    return &g->st.tensor[i];
-}
-
-static void *data_of(const struct golden *g, const char *name)
-{
-    return g->data[entry(g, name) - g->st.tensor];
-}
-
-/* Every id but a row's first is a target. */
-static struct batch_rows golden_rows(const struct golden *g)
-{
-    const struct st_tensor *t = entry(g, "golden.ids");
-    const int B = (int)t->dim[0], T = (int)t->dim[1];
-    const int32_t *ids = data_of(g, "golden.ids");
-    struct batch_rows b = make_rows(B, T);
-    const size_t M = (size_t)B * (size_t)T;
-    for (size_t i = 0; i < M; i++) {
-        const int pos = (int)(i % (size_t)T);
-        b.block[i] = ids[i];
-        b.block[M + i] = pos + 1 < T ? ids[i + 1] : -1;
-        b.block[3 * M + i] = pos;
-    }
-    return b;
-}
+/* A golden file's logits, loss, gradients and greedy continuation must all come out here. The files
+ * of tests/golden, or the one that the environment names in GOLDEN. */
+#include "golden.h"
 
 static void check_gradients(const struct golden *g, struct model *m, const struct rows *rows)
 {
     float *grad = gradient(m, rows, NULL);
     const struct step_ctl ctl = read_ctl(m);
-    const float want = *(float *)data_of(g, "golden.loss");
+    const float want = *(float *)golden_data(g, "golden.loss");
     ok_within(fabs(ctl.loss_sum / ctl.n_targets / (double)want - 1), 1e-5, "loss %.6f",
               ctl.loss_sum / ctl.n_targets);
     for (int i = 0; i < m->params.n; i++) {
         char name[128];
         const struct param *p = &m->params.list[i];
         snprintf(name, sizeof name, "golden.grad.%s", p->name);
-        if (!ok(entry(g, name)->bytes == p->count * sizeof(float), "%s is there", name))
+        if (!ok(golden_entry(g, name)->bytes == p->count * sizeof(float), "%s is there", name))
             continue;
-        ok_within(float_error(grad + p->offset, data_of(g, name), p->count), 1e-4, "%s", name);
+        ok_within(float_error(grad + p->offset, golden_data(g, name), p->count), 1e-4, "%s", name);
     }
     free(grad);
 }
@@ -100,7 +34,7 @@ static void check_read(const struct golden *g, struct model *m, struct state *s,
                             &err),
                  &err);
         }
-    ok_within(float_error(logits, data_of(g, "golden.logits"), (size_t)rows->B * T * V), 1e-5,
+    ok_within(float_error(logits, golden_data(g, "golden.logits"), (size_t)rows->B * T * V), 1e-5,
               "logits, read in one piece");
     free(logits);
 }
@@ -120,7 +54,7 @@ static void check_step(const struct golden *g, struct model *m, struct state *s,
             dev_download(m->dev, logits + ((size_t)b * T + t) * V, out.data, V * sizeof *logits);
         }
     }
-    ok_within(float_error(logits, data_of(g, "golden.logits"), (size_t)rows->B * T * V), 1e-5,
+    ok_within(float_error(logits, golden_data(g, "golden.logits"), (size_t)rows->B * T * V), 1e-5,
               "logits, token by token");
     free(logits);
 }
@@ -138,10 +72,10 @@ static int32_t arg_max(const float *x, int n)
 static void check_greedy(const struct golden *g, struct model *m, struct state *s)
 {
     struct err err;
-    const int32_t *want = data_of(g, "golden.greedy"), *ids = data_of(g, "golden.ids");
-    const size_t n = (size_t)entry(g, "golden.greedy")->dim[1];
+    const int32_t *want = golden_data(g, "golden.greedy"), *ids = golden_data(g, "golden.ids");
+    const size_t n = (size_t)golden_entry(g, "golden.greedy")->dim[1];
     size_t at = 0, n_right = 0;
-    while (at < n && at < (size_t)entry(g, "golden.ids")->dim[1] && want[at] == ids[at])
+    while (at < n && at < (size_t)golden_entry(g, "golden.ids")->dim[1] && want[at] == ids[at])
         at++;
     float *logits = malloc((size_t)m->c.V * sizeof *logits);
     const size_t n_prompt = at;
@@ -166,9 +100,9 @@ static void check_file(const char *path)
     struct model m;
     struct state s;
     struct err err;
-    load(&g, path);
+    golden_open(&g, path);
     struct batch_rows b = golden_rows(&g);
-    const int T = b.rows.T, n_greedy = (int)entry(&g, "golden.greedy")->dim[1];
+    const int T = b.rows.T, n_greedy = (int)golden_entry(&g, "golden.greedy")->dim[1];
     const int S = T > n_greedy ? T : n_greedy;
     const struct model_opts opts = {
         .is_training = true, .B = b.rows.B, .T = T, .read_T = T, .step_R = 1, .S = S};
@@ -183,7 +117,7 @@ static void check_file(const char *path)
     model_close(&m);
     dev_close(&dev);
     free(b.block);
-    unload(&g);
+    golden_close(&g);
 }
 
 int main(void)
