@@ -1,11 +1,11 @@
 /* bench_args: see bench_args.h. */
 #include "bench_args.h"
+#include "acts.h"
 #include "device.h"
 #include "parse.h"
 
 #include <string.h>
 
-const char *const bench_recomputes[] = {"none", "block", "full", NULL};
 static const char *const what_names[] = {"train", "prefill", "decode", "encode",
                                          "load",  "ops",     NULL};
 
@@ -32,7 +32,7 @@ static int measure_rows(struct bench_args *a, struct cli_opt *to)
         {CLI_INT, 0, "batch", &a->batch, "B", "rows of a training step and of the loader", 1, 65536,
          NULL, NULL},
         {CLI_ENUM, 0, "recompute", &a->recompute, NULL,
-         "what the backward pass computes again, to save memory", 0, 0, bench_recomputes, NULL},
+         "what the backward pass computes again, to save memory", 0, 0, recompute_names, NULL},
         {CLI_TEXT, 0, "prompt", &a->prompt.text, "LIST",
          "prefill: tokens of a prompt (default: --context)", 0, 0, NULL, NULL},
         {CLI_TEXT, 0, "depth", &a->depth.text, "LIST",

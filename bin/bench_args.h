@@ -7,8 +7,6 @@
 
 enum bench_what { BENCH_TRAIN, BENCH_PREFILL, BENCH_DECODE, BENCH_ENCODE, BENCH_LOAD, BENCH_OPS };
 
-extern const char *const bench_recomputes[]; /* by enum recompute */
-
 enum { BENCH_LIST_MAX = 16, BENCH_ARGS_OPTS = MODEL_ARGS_OPTS + 24 };
 
 struct bench_args_list {

@@ -313,7 +313,7 @@ static int print_run(struct session *s, struct err *err)
     TRY(bench_print_run(&s->print, "config", text, err));
     TRY(bench_print_run(&s->print, "device", s->trace->dev.name, err));
     TRY(bench_print_run(&s->print, "dtype", device_dtypes[product_of(s)], err));
-    TRY(bench_print_run(&s->print, "recompute", bench_recomputes[s->a->recompute], err));
+    TRY(bench_print_run(&s->print, "recompute", recompute_names[s->a->recompute], err));
     return bench_print_run(&s->print, "seed", "1", err);
 }
 

@@ -112,15 +112,20 @@ static int write_sidecars(struct app *a, struct err *err)
     return rc;
 }
 
-/* --memory: a resumed run keeps its batches. */
+/* --memory picks, of a run that is not resumed, the batches too. Without it what is computed again
+ * is picked where nothing says it. */
 static int choose(struct app *a, struct err *err)
 {
-    static const char *const names[] = {"none", "block", "full"};
     const struct train_opts *o = &a->head.opts;
     const double budget = train_plan_budget(&a->dev, (double)a->args.memory);
-    TRY(train_plan_choose(&a->head, &a->dev, budget, !a->resume[0], err));
-    cli_note(&a->tool, "--memory chose --batch=%lld --accum=%lld --recompute=%s",
-             (long long)o->batch, (long long)o->accum, names[o->recompute]);
+    if (!a->args.memory && (train_args_has_recompute(&a->args) || budget <= 0))
+        return 0;
+    TRY(train_plan_choose(&a->head, &a->dev, budget, a->args.memory && !a->resume[0], err));
+    if (a->args.memory)
+        cli_note(&a->tool, "--memory chose --batch=%lld --accum=%lld --recompute=%s",
+                 (long long)o->batch, (long long)o->accum, recompute_names[o->recompute]);
+    else if (o->recompute != RECOMPUTE_NONE)
+        cli_note(&a->tool, "--recompute=%s, to fit into memory", recompute_names[o->recompute]);
     return 0;
 }
 
@@ -136,7 +141,7 @@ static int prepare(struct app *a, struct err *err)
     TRY(device_open(&a->dev, &a->tool, a->args.device, (int)a->args.threads, *dtype,
                     a->args.is_plan, err));
     *dtype = device_product(&a->dev, *dtype);
-    return a->args.memory ? choose(a, err) : 0;
+    return choose(a, err);
 }
 
 static int begin(struct app *a, struct err *err)

@@ -151,6 +151,11 @@ static bool is_given(const struct train_args *a, const char *name)
     return false;
 }
 
+bool train_args_has_recompute(const struct train_args *a)
+{
+    return is_given(a, "recompute");
+}
+
 bool train_args_to_stdout(const struct train_args *a)
 {
     return strcmp(a->out, "-") == 0;

@@ -26,6 +26,8 @@ struct train_args {
 void train_args_table(struct train_args *a, struct cli_tool *t);
 /* Checks that need no file. 0, or 2 after the mistake was printed. */
 int train_args_check(struct train_args *a, const struct cli_tool *t, int n_operands);
+/* Whether --recompute was given. */
+bool train_args_has_recompute(const struct train_args *a);
 /* Whether the final model goes to stdout and nothing else is kept. */
 bool train_args_to_stdout(const struct train_args *a);
 

@@ -64,25 +64,44 @@ static int plan_bytes(const struct train_head *h, const struct dev *dev, struct 
 
 /* --- what would fit --- */
 
-/* Finds the cheapest change after which the run fits: less kept and more computed again, or smaller
- * micro-batches that make up the same step. *is_found false: there is none. */
+/* About how long a token takes: what is computed again, and what a micro-batch takes however short
+ * it is, in tokens: a GPU starts some hundred kernels for it. */
+static double token_cost(const struct train_head *h, const struct dev *dev)
+{
+    static const double work[] = {1, 1.06, 1.33, 1.6}; /* by enum recompute */
+    const double overhead = dev->is_host ? 16 : 1024;
+    const double tokens = (double)h->opts.batch * h->c.max_positions;
+    return work[h->opts.recompute] * (1 + overhead / tokens);
+}
+
+/* Sets batch, accum and recompute to the fastest that fits, from those of h on: less kept and more
+ * computed again, or smaller micro-batches that make up the same step. Where none fits, to the
+ * smallest, *is_found false. plan: of what was set. */
 static int find_fit(struct train_head *h, const struct dev *dev, double free_bytes, bool *is_found,
                     struct arena *plan, struct err *err)
 {
     const int64_t rows = h->opts.batch * h->opts.accum, largest = h->opts.batch;
-    *is_found = false;
-    for (; h->opts.recompute <= RECOMPUTE_FULL; h->opts.recompute++)
+    struct train_head best = *h;
+    double best_cost = INFINITY;
+    for (int r = best.opts.recompute; r <= RECOMPUTE_FULL; r++)
         for (int64_t b = largest; b >= 1; b--) {
             if (rows % b != 0)
                 continue;
+            h->opts.recompute = r;
             h->opts.batch = b;
             h->opts.accum = rows / b;
+            if (token_cost(h, dev) >= best_cost)
+                continue;
             TRY(plan_bytes(h, dev, plan, err));
-            *is_found = (double)plan->used <= free_bytes;
-            if (*is_found)
-                return 0;
+            if ((double)plan->used > free_bytes)
+                continue;
+            best = *h;
+            best_cost = token_cost(h, dev);
         }
-    return 0;
+    *is_found = isfinite(best_cost);
+    if (*is_found)
+        *h = best;
+    return plan_bytes(h, dev, plan, err);
 }
 
 int train_plan_choose(struct train_head *h, const struct dev *dev, double budget, bool may_split,
@@ -97,10 +116,7 @@ int train_plan_choose(struct train_head *h, const struct dev *dev, double budget
         if (h->opts.batch > 65536)
             return err_set(err, NULL, "lower --batch-tokens", "a step of %lld rows is too large",
                            (long long)h->opts.batch);
-        TRY(find_fit(h, dev, budget, &is_found, &plan, err));
-        if (!is_found)
-            h->opts.recompute = RECOMPUTE_FULL;
-        return 0;
+        return find_fit(h, dev, budget, &is_found, &plan, err);
     }
     for (; h->opts.recompute < RECOMPUTE_FULL; h->opts.recompute++) {
         TRY(plan_bytes(h, dev, &plan, err));
@@ -117,14 +133,13 @@ int train_plan_check(const struct train_head *h, const struct dev *dev, double f
     struct train_head other = *h;
     bool is_found;
     char needs[32], has[32], mend[256], then[32];
-    static const char *const names[] = {"none", "block", "full"};
     TRY(plan_bytes(h, dev, &plan, err));
     if (free_bytes <= 0 || (double)plan.used <= free_bytes)
         return 0;
     TRY(find_fit(&other, dev, free_bytes, &is_found, &less, err));
     if (is_found)
         snprintf(mend, sizeof mend, "with --recompute=%s --batch=%lld --accum=%lld it needs %s",
-                 names[other.opts.recompute], (long long)other.opts.batch,
+                 recompute_names[other.opts.recompute], (long long)other.opts.batch,
                  (long long)other.opts.accum, cli_bytes(then, sizeof then, (double)less.used));
     else
         snprintf(mend, sizeof mend,
@@ -163,10 +178,9 @@ static void print_memory(const struct arena *plan)
 
 static void print_split(const struct train_opts *o)
 {
-    static const char *const names[] = {"none", "block", "full"};
     print_count("micro-batch", (double)o->batch, "rows");
     print_count("micro-batches", (double)o->accum, "a step");
-    printf("recompute,%d,,%s\n", o->recompute, names[o->recompute]);
+    printf("recompute,%d,,%s\n", o->recompute, recompute_names[o->recompute]);
 }
 
 int train_plan_print(const struct train_head *h, const struct dev *dev, double memory,

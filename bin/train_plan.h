@@ -13,8 +13,8 @@ double train_memory_free(void);
  * context leaves. 0: not known. */
 double train_plan_budget(const struct dev *dev, double memory);
 /* Sets batch, accum and recompute to the fastest that fits into the budget and makes up the same
- * rows of a step: nothing computed again in the largest micro-batches, else blocks, else full.
- * Where none fits, the cheapest. may_split: batch and accum are free; else only recompute is. */
+ * rows of a step. Where none fits, the smallest. may_split: batch and accum are free; else only
+ * recompute is. */
 MUST_USE int train_plan_choose(struct train_head *h, const struct dev *dev, double budget,
                                bool may_split, struct err *err);
 

@@ -3,19 +3,20 @@
 
 #include <stdlib.h>
 
+const char *const recompute_names[] = {"none", "cheap", "block", "full", NULL};
+
 /* Rows begin at multiples of so many elements, which is 16 bytes in the narrow types. */
 enum { WIDE = 8 };
-/* Rows of f32 logits of a batch that gives no gradients, on a device that does not keep all. */
+/* Rows of f32 logits of a batch that gives no gradients, where memory is a GPU's. */
 enum { FORWARD_ROWS = 256 };
 
 /* A carving under way: the arena over the region, the sizes, the pass. */
 struct carver {
     struct arena arena;
     const struct config *c;
-    enum dtype act;
-    bool keeps_all;
-    int head_rows;
+    const struct dev *dev;
     enum pass_kind kind;
+    enum recompute recompute;
     int B, T;
 };
 
@@ -38,7 +39,7 @@ static struct tensor wide_rows(struct carver *v, enum dtype dtype, int64_t rows,
 
 static struct tensor rows_of(struct carver *v, int64_t cols)
 {
-    return wide_rows(v, v->act, (int64_t)n_rows(v), cols);
+    return wide_rows(v, v->dev->act_dtype, (int64_t)n_rows(v), cols);
 }
 
 static float *floats(struct carver *v, size_t n)
@@ -108,7 +109,7 @@ static void carve_mamba(struct carver *v, struct layer_acts *l)
         return;
     const size_t Z = ((size_t)v->T + (size_t)c->Q - 1) / (size_t)c->Q;
     l->delta = floats(v, n_rows(v) * H);
-    if (v->keeps_all)
+    if (v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP)
         l->states = floats(v, (size_t)v->B * Z * (size_t)inner(c) * (size_t)c->N);
 }
 
@@ -189,11 +190,12 @@ static void carve_inputs(struct acts *a, struct carver *v)
 static void carve_head(struct acts *a, struct carver *v)
 {
     const int64_t M = (int64_t)n_rows(v), V = v->c->V;
-    const bool is_few = v->kind == PASS_FORWARD && !v->keeps_all && v->head_rows > FORWARD_ROWS;
-    const int64_t most = is_few ? FORWARD_ROWS : v->head_rows;
+    const bool is_few =
+        v->kind == PASS_FORWARD && !v->dev->is_host && v->dev->head_rows > FORWARD_ROWS;
+    const int64_t most = is_few ? FORWARD_ROWS : v->dev->head_rows;
     const int64_t rows = v->kind != PASS_STEP && M > most ? most : M;
     if (v->kind == PASS_TRAIN)
-        a->logits = wide_rows(v, v->act, rows, V);
+        a->logits = wide_rows(v, v->dev->act_dtype, rows, V);
     else
         a->logits = arena_tensor(&v->arena, MEM_ACTS, DT_F32, 2, rows, V, 0, 0);
 }
@@ -291,14 +293,13 @@ static void carve_inputs_block(struct acts *a, struct carver *v)
 static size_t carve(struct acts *a, void *base, const struct config *c,
                     const struct acts_shape *shape)
 {
-    const struct dev *dev = shape->dev;
     const bool is_training = shape->kind == PASS_TRAIN;
-    struct carver v = {{.base = base}, c,           dev->act_dtype, dev->keeps_all,
-                       dev->head_rows, shape->kind, shape->B,       shape->T};
+    struct carver v = {{.base = base},   c,        shape->dev, shape->kind,
+                       shape->recompute, shape->B, shape->T};
     a->B = v.B;
     a->T = v.T;
-    a->is_kept = is_training && shape->recompute == RECOMPUTE_NONE;
-    a->is_remade = a->is_kept && !dev->keeps_all;
+    a->is_kept = is_training && shape->recompute <= RECOMPUTE_CHEAP;
+    a->is_remade = a->is_kept && shape->recompute == RECOMPUTE_CHEAP;
     a->segment = is_training ? acts_segment(c->L, shape->recompute) : 1;
     a->live = -1;
     carve_inputs_block(a, &v);

@@ -8,11 +8,12 @@
 #include "config.h"
 #include "ops.h"
 
-/* What is kept for the backward pass. BLOCK keeps each block's input and runs the block again; FULL
- * keeps the input of every ceil(sqrt(L))-th block only. NONE runs no product, SSD or attention
- * again; norms, gates, SwiGLU and convolutions it does, where the device does not keep all (dev.h).
- * All give the same bits. */
-enum recompute { RECOMPUTE_NONE, RECOMPUTE_BLOCK, RECOMPUTE_FULL };
+/* What the backward pass makes again instead of having it kept. NONE: nothing. CHEAP: norms, gates,
+ * SwiGLU, convolutions and chunk states, but no product, SSD output or attention. BLOCK keeps each
+ * block's input and runs the block again; FULL keeps the input of every ceil(sqrt(L))-th block
+ * only. Each keeps less than the one before. All give the same bits. */
+enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCK, RECOMPUTE_FULL };
+extern const char *const recompute_names[]; /* NULL behind the last */
 
 /* TRAIN: forward, then backward. FORWARD: a batch, or a piece of one sequence. STEP: one token a
  * row. */
@@ -39,7 +40,7 @@ struct layer_acts {
     struct tensor y, g;    /* (M,E): after the SSM, after the gated norm */
     float *rstd_g;         /* (M) */
     float *delta, *states; /* (B,T,H), (B,Z,H,P,N): see ssd_fwd; not in a STEP pass; states NULL
-                              where the device does not keep all */
+                              where they are not kept */
     struct tensor qkv;     /* (M,(H+2G)*P) of a 't' layer, and its parts */
     struct tensor q, k, v; /* (M,H*P), (M,G*P) twice */
     struct tensor o;       /* (M,H*P): attention's output */

@@ -14,9 +14,8 @@ struct dev {
     const struct ops *ops;
     char name[64];        /* for people: "cpu avx2, 2 threads" */
     enum dtype act_dtype; /* what activations are stored in between ops: F32 on the CPU */
-    bool keeps_all; /* training keeps what is cheap to make again (norms, gates, conv), too: memory
-                       is plenty and arithmetic is not, as on a CPU */
-    int head_rows;  /* rows of logits that a training pass makes at once */
+    bool reads_states; /* its ssd_bwd gains from states that ssd_fwd kept; else they are not kept */
+    int head_rows;     /* rows of logits that a training pass makes at once */
     size_t total_bytes, free_bytes; /* the device's own memory when it was opened; 0: the host's */
     bool is_host; /* its memory is the host's: readable and writable in place after dev_sync */
     void *work;   /* workspace of the op that runs now; dev_reserve sizes it */

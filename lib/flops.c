@@ -35,7 +35,7 @@ double model_flops_train(const struct config *c, int T, enum recompute recompute
 {
     double flops = 3 * model_flops_fwd(c, T);
     const int stride = acts_segment(c->L, recompute);
-    if (recompute == RECOMPUTE_NONE)
+    if (recompute <= RECOMPUTE_CHEAP) /* what is cheap counts for nothing */
         return flops;
     /* As backward does it: the last block is still there; each segment but the last runs its blocks
      * but one for their outputs, which leaves the rest to run once more each. */

@@ -46,6 +46,8 @@ static size_t pass_work(const struct model *m, int B, int T, int R)
                                 .Q = c->Q,
                                 .S = m->work_S,
                                 .R = R,
+                                .keeps_states =
+                                    m->dev->reads_states && m->opts.recompute != RECOMPUTE_CHEAP,
                                 .dtype = m->opts.product};
     struct sizes attention = mamba;
     attention.H = c->attn_heads;

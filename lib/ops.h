@@ -36,7 +36,8 @@ struct weight {
 /* Sizes from which an op's workspace follows; unused letters stay 0. */
 struct sizes {
     int B, T, D, H, P, N, G, K, F, V, Q, S, R;
-    enum dtype dtype; /* of products */
+    bool keeps_states; /* the caller keeps the SSD's states for the backward pass */
+    enum dtype dtype;  /* of products */
 };
 
 /* Device memory. Set by lib before a step (first part), written by ops (second part). Layout is

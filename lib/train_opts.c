@@ -1,5 +1,6 @@
 /* train_opts: see train_opts.h. */
 #include "train_opts.h"
+#include "acts.h"
 #include "json.h"
 
 #include <inttypes.h>
@@ -13,7 +14,6 @@ enum { WARMUP_STEPS = 100 };
 
 static const char *const dtype_names[] = {"f32", "bf16", "f16", "auto", NULL};
 static const char *const moment_names[] = {"f32", "bf16", NULL};
-static const char *const recompute_names[] = {"none", "block", "full", NULL};
 static const char *const schedule_names[] = {"wsd", "cosine", "constant", NULL};
 
 /* 2^31: steps are numbered with 32 bits in the random streams. 2^53: JSON's exact integers. */

@@ -54,7 +54,8 @@ enum cpu_isa cpu_isa_best(void)
 
 int cpu_open(struct dev *dev, enum cpu_isa isa, int n_threads, struct err *err)
 {
-    *dev = (struct dev){.act_dtype = DT_F32, .is_host = true, .keeps_all = true, .head_rows = 512};
+    *dev =
+        (struct dev){.act_dtype = DT_F32, .is_host = true, .reads_states = true, .head_rows = 512};
     if (!cpu_isa_usable(isa))
         return err_set(err, NULL, "use --device cpu", "this machine does not run %s code",
                        cpu_isa_name(isa));

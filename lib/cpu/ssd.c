@@ -47,7 +47,7 @@ static size_t worker_bytes(int Q, int P, int N)
 
 size_t cpu_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
 {
-    return ssd_plan_states(dev, s) +
+    return ssd_plan_states(s) +
            (size_t)n_workers_of(dev) * worker_bytes(min_int(s->Q, s->T), s->P, s->N);
 }
 
@@ -58,9 +58,9 @@ static size_t states_bytes(int B, int T, int H, int P, int N, int Q)
                           sizeof(float));
 }
 
-size_t ssd_plan_states(const struct dev *dev, const struct sizes *s)
+size_t ssd_plan_states(const struct sizes *s)
 {
-    return dev->keeps_all ? 0 : states_bytes(s->B, s->T, s->H, s->P, s->N, s->Q);
+    return s->keeps_states ? 0 : states_bytes(s->B, s->T, s->H, s->P, s->N, s->Q);
 }
 
 size_t ssd_states_bytes(const struct ssd_in *in)

@@ -38,9 +38,8 @@ void ssd_load_head(struct ssd_chunk *ch, const struct ssd_in *in, const float *d
  * columns [0,t1): 0 where u > t or in another document. */
 void ssd_decay_tile(struct mat to, const struct ssd_chunk *ch, int t0, int t1);
 
-/* Workspace for states (B,Z,H,P,N) that the caller does not keep. A device that keeps all
- * activations is not asked to do without, and plans none. */
-size_t ssd_plan_states(const struct dev *dev, const struct sizes *s);
+/* Workspace for states (B,Z,H,P,N) that the caller does not keep. */
+size_t ssd_plan_states(const struct sizes *s);
 size_t ssd_states_bytes(const struct ssd_in *in);
 /* The states that the forward had, from its delta. The workspace from work_from on is free. */
 void ssd_remake_states(struct dev *dev, float *states, size_t work_from, const float *delta,

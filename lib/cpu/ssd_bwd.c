@@ -80,7 +80,7 @@ static size_t dparam_bytes(int B, int H)
 size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     const int n_workers = n_workers_of(dev), heads = s->H / s->G;
-    return ssd_plan_states(dev, s) + dparam_bytes(s->B, s->H) +
+    return ssd_plan_states(s) + dparam_bytes(s->B, s->H) +
            parts_plan(n_workers, s->B * s->G, heads, s->T, s->N) +
            (size_t)n_workers * worker_bytes(min_int(s->Q, s->T), s->P, s->N, heads);
 }

@@ -127,19 +127,16 @@ static void check_recompute(struct dev *dev, const struct config *c, const float
     free(again);
     const size_t n = m.params.count;
     model_close(&m);
-    for (int i = 1; i < 6; i++) { /* the first was mode 0 on a device that keeps all */
-        const int mode = i % 3;
-        dev->keeps_all = i < 3;
+    for (int mode = RECOMPUTE_CHEAP; mode <= RECOMPUTE_FULL; mode++) {
         opts.recompute = (enum recompute)mode;
         open_model(&m, c, &opts, dev, weights);
         again = gradient(&m, rows, loss);
         ok(same_floats(first, again, n) && same_floats(first_loss, loss, B * T),
-           "%s, dropout %g: recompute mode %d gives the same bits, %s", name, (double)dropout, mode,
-           dev->keeps_all ? "all kept" : "what is cheap made again");
+           "%s, dropout %g: recompute %s gives the same bits", name, (double)dropout,
+           recompute_names[mode]);
         free(again);
         model_close(&m);
     }
-    dev->keeps_all = true;
     free(first);
 }
 

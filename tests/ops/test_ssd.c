@@ -112,10 +112,16 @@ static void backward(struct dev *dev, struct device *d)
                       d->states, &d->in);
 }
 
-static void reserve_for(struct dev *dev, const struct shape *s)
+static void reserve_for(struct dev *dev, const struct shape *s, bool keeps_states)
 {
-    const struct sizes sizes = {
-        .B = s->B, .T = s->T, .H = s->H, .P = s->P, .N = s->N, .G = s->G, .Q = s->Q};
+    const struct sizes sizes = {.B = s->B,
+                                .T = s->T,
+                                .H = s->H,
+                                .P = s->P,
+                                .N = s->N,
+                                .G = s->G,
+                                .Q = s->Q,
+                                .keeps_states = keeps_states};
     reserve(dev, OP_SSD, &sizes);
 }
 
@@ -130,7 +136,7 @@ static void check_shape(struct dev *dev, const struct shape *s)
     char at[128];
     snprintf(at, sizeof at, "%s: B%d T%d H%d P%d N%d G%d Q%d docs %d", dev->name, s->B, s->T, s->H,
              s->P, s->N, s->G, s->Q, (int)s->docs);
-    reserve_for(dev, s);
+    reserve_for(dev, s, true);
     forward(dev, &d, NULL);
     ok_within(t_error(dev, &d.y, h.y), tol(dev, 1e-6), "%s: y", at);
     ref_backward(&h);
@@ -151,13 +157,11 @@ static void check_shape(struct dev *dev, const struct shape *s)
  * the workspace for them is planned. */
 static void check_not_kept(struct dev *dev, const struct shape *s)
 {
-    const bool kept = dev->keeps_all;
     struct host h;
     fill(&h, s);
     struct device d = upload(dev, &h), without = upload(dev, &h);
     without.states = NULL;
-    dev->keeps_all = false;
-    reserve_for(dev, s);
+    reserve_for(dev, s, false);
     forward(dev, &d, NULL);
     backward(dev, &d);
     forward(dev, &without, NULL);
@@ -166,7 +170,6 @@ static void check_not_kept(struct dev *dev, const struct shape *s)
     for (int i = 0; i < N_IN; i++)
         is_same = is_same && t_same(dev, &d.grad[i], &without.grad[i]);
     ok(is_same && guard_ok(dev), "%s: states that were not kept change no bit", dev->name);
-    dev->keeps_all = kept;
 }
 
 /* Tokens [t,t+n) of a one-row device, as an own sequence without documents. */
@@ -198,7 +201,7 @@ static void check_pieces(struct dev *dev)
     struct device d = upload(dev, &h);
     const struct ref_ssd in = ref_in(&h);
     ref_ssd_fwd(h.y, last, &in);
-    reserve_for(dev, &s);
+    reserve_for(dev, &s, true);
     for (int i = 0; i < 4; i++) {
         struct device piece = part_of(&d, cuts[i], cuts[i + 1] - cuts[i]);
         forward(dev, &piece, state.data);
@@ -214,7 +217,7 @@ static void check_packed(struct dev *dev)
     struct host h;
     fill(&h, &s);
     struct device packed = upload(dev, &h), apart = upload(dev, &h);
-    reserve_for(dev, &s);
+    reserve_for(dev, &s, true);
     forward(dev, &packed, NULL);
     backward(dev, &packed);
     for (int t = 0, end; t < s.T; t = end) {
