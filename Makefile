@@ -86,8 +86,11 @@ NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 ifneq ($(and $(filter-out 0,$(CUDA)),$(NVCC)),)
 CUDA_KNOWN := $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch))
 CUDA_ARCHS := $(or $(CUDA_ARCH),$(filter $(CUDA_KNOWN),75 80 86 89 90 100 120))
-CUDA_CODE  := $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(a)$(comma)code=sm_$(a)) \
-              $(foreach a,$(lastword $(CUDA_ARCHS)),-gencode=arch=compute_$(a)$(comma)code=compute_$(a))
+# nvcc's front end runs once a virtual architecture, of which there are three: every kernel's source
+# asks only for 8.0 and 9.0.
+virtual     = $(if $(filter 7%,$(1)),$(1),$(if $(filter 8%,$(1)),80,90))
+CUDA_CODE  := $(foreach a,$(CUDA_ARCHS),-gencode=arch=compute_$(call virtual,$(a))$(comma)code=sm_$(a)) \
+              $(foreach a,$(call virtual,$(lastword $(CUDA_ARCHS))),-gencode=arch=compute_$(a)$(comma)code=compute_$(a))
 CUDA_LIB   := $(abspath $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib))))
 CUDA_ALL   := -std=c++17 -O3 -lineinfo -Ilib -Ikernels -DHM_CUDA_LIB='"$(CUDA_LIB)"' -Werror all-warnings -Xptxas -v \
               -Xcompiler -fPIC,-fvisibility=hidden,-Wall

@@ -164,9 +164,10 @@ __device__ __forceinline__ void mma(frag_c &c, const frag_a<T> &a, const frag_b<
 {
     mma_16816(c.r, a.r, b.r, T{});
 }
-/* Each lane fetches rows g, g+8 of A and columns 2t, 2t+1 of B from the lanes that hold them. */
-__device__ __forceinline__ void mma_by_shuffles(frag_c &c, const frag_a<float> &a,
-                                                const frag_b<float> &b)
+/* c + a b. Each lane fetches rows g, g+8 of A and columns 2t, 2t+1 of B from the lanes that hold
+ * them. Never inlined: as many copies as a kernel has products take ptxas longer than all its
+ * 16-bit instances together, and this one need not be fast. */
+static __device__ __noinline__ frag_c mma_by_shuffles(frag_c c, frag_a<float> a, frag_b<float> b)
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
@@ -182,6 +183,7 @@ __device__ __forceinline__ void mma_by_shuffles(frag_c &c, const frag_a<float> &
         c.r[2] = fmaf(a1, b0, c.r[2]);
         c.r[3] = fmaf(a1, b1, c.r[3]);
     }
+    return c;
 }
 
 template <>
@@ -191,7 +193,7 @@ __device__ __forceinline__ void mma<float>(frag_c &c, const frag_a<float> &a,
 #ifdef CUDA_EMU /* the same bits, sooner */
     emu::mma<emu::op_mma_f32>(c.r, a.r, b.r, __FILE__, __LINE__);
 #else
-    mma_by_shuffles(c, a, b);
+    c = mma_by_shuffles(c, a, b);
 #endif
 }
 
