@@ -167,7 +167,8 @@ __device__ __forceinline__ void mma(frag_c &c, const frag_a<T> &a, const frag_b<
 /* c + a b. Each lane fetches rows g, g+8 of A and columns 2t, 2t+1 of B from the lanes that hold
  * them. Never inlined: as many copies as a kernel has products take ptxas longer than all its
  * 16-bit instances together, and this one need not be fast. */
-static __device__ __noinline__ frag_c mma_by_shuffles(frag_c c, frag_a<float> a, frag_b<float> b)
+[[maybe_unused]] static __device__ __noinline__ frag_c mma_by_shuffles(frag_c c, frag_a<float> a,
+                                                                       frag_b<float> b)
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
