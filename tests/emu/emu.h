@@ -17,4 +17,7 @@
 #include "emu_launch.h"
 #include "emu_device.h"
 
+/* Last, since headers of the C++ library mean the attribute by it. */
+#define __noinline__ __attribute__((noinline))
+
 #endif

@@ -16,7 +16,6 @@
 #define __grid_constant__
 #define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
-#define __noinline__    __attribute__((noinline))
 #define __align__(n)    __attribute__((aligned(n)))
 /* Works, and the address sanitizer sees its ends, but it is not filled with NaN: kernels write
  * SHARED(). */
