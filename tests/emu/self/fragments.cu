@@ -29,8 +29,8 @@ __device__ void product(frag_c (&c)[2], const frag_a<T> &a, const frag_b<T> &b0,
             c[j].r[i] = 0;
     if constexpr (sizeof(T) == 4)
         if (is_by_shuffles) {
-            mma_by_shuffles(c[0], a, b0);
-            mma_by_shuffles(c[1], a, b1);
+            c[0] = mma_by_shuffles(c[0], a, b0);
+            c[1] = mma_by_shuffles(c[1], a, b1);
             return;
         }
     mma(c[0], a, b0);
