@@ -1,13 +1,15 @@
 /* xent: cross-entropy of logits against targets, and its gradient in place.
  *   lse = log sum exp(scale x);  loss = lse - scale x[target]
  *   dx = unit * (softmax (1 + 2 z lse) - onehot),  unit = fp16_scale * loss_scale * scale
- * A block reads its row twice, the second time out of the cache; maximum, sum and loss are f32. */
+ * A block takes a row. One of 16-bit logits that fits the block's registers is read once, others
+ * twice, the second time perhaps out of the cache; maximum, sum and loss are f32. */
 #include "cuda_ops.cuh"
-#include "vec.cuh"
+#include "rows.cuh"
 
 namespace
 {
 constexpr int THREADS = 512, SUM_THREADS = 256;
+constexpr int KEPT = 8; /* packs of 16-bit logits that a thread keeps: rows of 32768 */
 constexpr float LOG2E = 1.4426950408889634f;
 
 /* A running maximum and the sum of 2^(scale2 (x - max)), Milakov & Gimelshein 2018, algorithm 3.
@@ -21,7 +23,8 @@ __device__ running join(running a, running b, float scale2)
     const float top = fmaxf(a.top, b.top);
     if (top == -INFINITY)
         return {top, 0};
-    return {top, a.sum * exp2f((a.top - top) * scale2) + b.sum * exp2f((b.top - top) * scale2)};
+    return {top,
+            a.sum * exp2_fast((a.top - top) * scale2) + b.sum * exp2_fast((b.top - top) * scale2)};
 }
 
 /* Over the block, in every thread, always joined in the same order. */
@@ -43,45 +46,111 @@ __device__ running block_join(running r, float scale2)
     return r;
 }
 
-/* The row's maximum and sum; scale2 is the scale times log2(e). */
-template <class T, int N> __device__ running row_terms(const T *__restrict__ x, int V, float scale2)
+/* Takes N logits in; scale2 is the scale times log2(e). */
+template <int N> __device__ __forceinline__ void take(running &r, const float (&v)[N], float scale2)
 {
-    running r = {-INFINITY, 0};
-    for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
-        float v[N];
-        load<T, N>(v, x + i);
-        float top = r.top;
+    float top = r.top;
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            top = fmaxf(top, v[j]);
-        if (top == -INFINITY)
-            continue;
-        float sum = r.sum * exp2f((r.top - top) * scale2);
+    for (int j = 0; j < N; j++)
+        top = fmaxf(top, v[j]);
+    if (top == -INFINITY)
+        return;
+    float sum = r.sum * exp2_fast((r.top - top) * scale2);
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            sum += exp2f((v[j] - top) * scale2);
-        r = {top, sum};
-    }
-    return r;
+    for (int j = 0; j < N; j++)
+        sum += exp2_fast((v[j] - top) * scale2);
+    r = {top, sum};
 }
 
-/* x = factor * 2^(scale2 (x - top)), less unit at the target. */
-template <class T, int N>
-__device__ void row_gradient(T *__restrict__ x, int V, int target, float scale2, float top,
-                             float factor, float unit)
-{
-    for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
-        float v[N];
-        load<T, N>(v, x + i);
+/* What a logit becomes: factor * 2^(scale2 (x - top)), less unit at the target. */
+struct gradient {
+    int target;
+    float scale2, top, factor, unit;
+
+    /* N logits from i on. */
+    template <int N> __device__ __forceinline__ void make(float (&v)[N], int i) const
+    {
 #pragma unroll
-        for (int j = 0; j < N; j++) {
-            v[j] = factor * exp2f((v[j] - top) * scale2);
-            if (i + j == target)
-                v[j] -= unit;
-        }
-        store<T, N>(x + i, v);
+        for (int j = 0; j < N; j++)
+            v[j] = factor * exp2_fast((v[j] - top) * scale2);
+        if ((unsigned)(target - i) < N)
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                v[j] -= i + j == target ? unit : 0.0f;
     }
-}
+};
+
+/* How a block holds its row of V logits. Read again: N at a time, V a multiple of N. */
+template <class T, int N> struct row_again {
+    T *x;
+    int V;
+
+    __device__ __forceinline__ row_again(T *x, int V) : x(x), V(V)
+    {
+    }
+    __device__ running terms(float scale2)
+    {
+        running r = {-INFINITY, 0};
+        for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
+            float v[N];
+            load<T, N>(v, x + i);
+            take(r, v, scale2);
+        }
+        return r;
+    }
+    __device__ void put(const gradient &g)
+    {
+        for (int i = threadIdx.x * N; i < V; i += THREADS * N) {
+            float v[N];
+            load<T, N>(v, x + i);
+            g.make(v, i);
+            store<T, N>(x + i, v);
+        }
+    }
+};
+
+/* In registers, KEPT packs a thread, all read at once. */
+template <class T, int N> struct row_kept {
+    T *x;
+    int V;
+    packed<T, N> pk[KEPT];
+
+    static __device__ __forceinline__ int place(int p)
+    {
+        return (p * THREADS + (int)threadIdx.x) * N;
+    }
+    __device__ __forceinline__ row_kept(T *x, int V) : x(x), V(V)
+    {
+#pragma unroll
+        for (int p = 0; p < KEPT; p++)
+            if (place(p) < V)
+                pk[p].read(x + place(p));
+    }
+    __device__ __forceinline__ running terms(float scale2)
+    {
+        running r = {-INFINITY, 0};
+#pragma unroll
+        for (int p = 0; p < KEPT; p++)
+            if (place(p) < V) {
+                float v[N];
+                pk[p].get(v);
+                take(r, v, scale2);
+            }
+        return r;
+    }
+    __device__ __forceinline__ void put(const gradient &g)
+    {
+#pragma unroll
+        for (int p = 0; p < KEPT; p++)
+            if (place(p) < V) {
+                float v[N];
+                pk[p].forget();
+                pk[p].get(v);
+                g.make(v, place(p));
+                store<T, N>(x + place(p), v);
+            }
+    }
+};
 
 template <class T, int N> __device__ void row_zero(T *__restrict__ x, int V)
 {
@@ -90,10 +159,10 @@ template <class T, int N> __device__ void row_zero(T *__restrict__ x, int V)
         store<T, N>(x + i, zero);
 }
 
-/* One block a row of V elements, N at a time (V is a multiple of N). ctl NULL: only losses. Reads V
- * elements, and writes them again with ctl; about 8 FLOPs an element. row_loss (M). */
-template <class T, int N>
-__global__ void __launch_bounds__(THREADS)
+/* One block a row of V logits, N at a time (V is a multiple of N), held as R. ctl NULL: only
+ * losses. Reads V elements, and writes them with ctl; about 16 FLOPs an element. row_loss (M). */
+template <class T, int N, class R>
+__global__ void __launch_bounds__(THREADS, 2)
     k_xent(float *__restrict__ row_loss, mat<T> logits, const int32_t *__restrict__ target, int V,
            float scale, const struct step_ctl *__restrict__ ctl)
 {
@@ -106,8 +175,9 @@ __global__ void __launch_bounds__(THREADS)
             row_loss[blockIdx.x] = 0;
         return;
     }
+    R row(x, V);
     const float scale2 = scale * LOG2E, at_hit = to_f32(x[hit]);
-    const running r = block_join(row_terms<T, N>(x, V, scale2), scale2);
+    const running r = block_join(row.terms(scale2), scale2);
     const float log_sum = logf(r.sum);
     if (threadIdx.x == 0)
         row_loss[blockIdx.x] = (r.top - at_hit) * scale + log_sum;
@@ -117,7 +187,7 @@ __global__ void __launch_bounds__(THREADS)
     const float unit = fp16 * ctl->loss_scale * scale;
     __syncthreads(); /* every thread has read x[hit] */
     const float factor = unit * (1.0f + 2.0f * ctl->z_coef * (r.top * scale + log_sum)) / r.sum;
-    row_gradient<T, N>(x, V, hit, scale2, r.top, factor, unit);
+    row.put({hit, scale2, r.top, factor, unit});
 }
 
 /* One block: adds the chunk's losses, rows in a fixed order. */
@@ -148,11 +218,11 @@ __global__ void __launch_bounds__(SUM_THREADS)
     }
 }
 
-template <class T, int N>
+template <class T, int N, class R>
 void run_xent(struct dev *dev, float *row_loss, const struct tensor *logits, const int32_t *target,
               float scale, const struct step_ctl *ctl)
 {
-    launch(dev, "xent", k_xent<T, N>, (unsigned)tensor_rows(logits), THREADS, 0, row_loss,
+    launch(dev, "xent", k_xent<T, N, R>, (unsigned)tensor_rows(logits), THREADS, 0, row_loss,
            mat_of<T>(logits), target, (int)tensor_cols(logits), scale, ctl);
 }
 } // namespace
@@ -171,10 +241,13 @@ void cuda_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_
     float *row_loss = loss ? loss : (float *)dev->work;
     with_type(logits->dtype, [&](auto zero) {
         using T = decltype(zero);
-        if (has_wide_rows(logits))
-            run_xent<T, wide<T>::n>(dev, row_loss, logits, target, scale, ctl);
-        else
-            run_xent<T, 1>(dev, row_loss, logits, target, scale, ctl);
+        constexpr int N = wide<T>::n;
+        if (!has_wide_rows(logits))
+            return run_xent<T, 1, row_again<T, 1>>(dev, row_loss, logits, target, scale, ctl);
+        if constexpr (sizeof(T) == 2)
+            if (tensor_cols(logits) <= KEPT * THREADS * N)
+                return run_xent<T, N, row_kept<T, N>>(dev, row_loss, logits, target, scale, ctl);
+        run_xent<T, N, row_again<T, N>>(dev, row_loss, logits, target, scale, ctl);
     });
     if (ctl && M > 0)
         launch(dev, "xent", k_add_losses, 1, SUM_THREADS, 0, ctl, (const float *)row_loss, target,
