@@ -40,16 +40,27 @@ runs cut_bwd(int B, int T)
 template <int KMAX, int N> struct filter {
     float w[KMAX][N], bias[N];
 
-    __device__ void read(const float *weight, const float *biases, int c, int C, int K)
+    /* For the block's 32 N channels from `first` on, by way of 128 N (KMAX+1) bytes of shared
+     * memory: a thread's own lie too far apart to be read one by one. Every thread calls it. */
+    __device__ __forceinline__ void read(const float *weight, const float *biases, int first, int C,
+                                         int K)
     {
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            const bool is_in = c + i < C;
-            bias[i] = is_in ? biases[c + i] : 0.0f;
-#pragma unroll
-            for (int b = 0; b < KMAX; b++)
-                w[b][i] = is_in && b < K ? weight[(int64_t)(c + i) * K + K - 1 - b] : 0.0f;
+        SHARED(float, all, [KMAX + 1][32 * N]);
+        for (int i = (int)threadIdx.x; i < 32 * N * (KMAX + 1); i += ROWS_THREADS) {
+            const int b = i / (32 * N), at = i % (32 * N), c = first + at;
+            float v = 0;
+            if (c < C && b == KMAX)
+                v = biases[c];
+            else if (c < C && b < K)
+                v = weight[(int64_t)c * K + K - 1 - b];
+            all[b][at] = v;
         }
+        __syncthreads();
+        const int mine = (int)threadIdx.x % 32 * N;
+#pragma unroll
+        for (int b = 0; b < KMAX; b++)
+            load_floats<N>(w[b], &all[b][mine]);
+        load_floats<N>(bias, &all[KMAX][mine]);
     }
 };
 
@@ -109,6 +120,7 @@ template <class T> struct conv_in {
 /* The thread's place: channel, row and first token. */
 struct conv_at {
     bool is_in; /* there are such channels and such a run */
+    int first;  /* channel of the block */
     int c, b, t;
     int64_t row; /* of t = 0 */
 };
@@ -118,8 +130,9 @@ template <int N> __device__ __forceinline__ conv_at find_run(const runs &o, int 
     const int tiles = (C + 32 * N - 1) / (32 * N);
     const int unit = (int)(blockIdx.x / (unsigned)tiles) * ROWS_WARPS + (int)threadIdx.x / 32;
     const int b = unit / o.per_row, t = unit % o.per_row * o.run;
-    const int c = ((int)(blockIdx.x % (unsigned)tiles) * 32 + (int)threadIdx.x % 32) * N;
-    return {b < o.B && c < C, c, b, t, (int64_t)b * o.T};
+    const int first = (int)(blockIdx.x % (unsigned)tiles) * 32 * N;
+    const int c = first + (int)threadIdx.x % 32 * N;
+    return {b < o.B && c < C, first, c, b, t, (int64_t)b * o.T};
 }
 
 template <int N> unsigned run_blocks(const runs &o, int C)
@@ -170,14 +183,16 @@ __global__ void __launch_bounds__(ROWS_THREADS, 2) k_conv1d_fwd(mat<T> y, conv_i
 {
     const conv_at at = find_run<N>(in.cut, in.C);
     const int K = KMAX == 4 ? 4 : in.K, end = min(at.t + in.cut.run, in.cut.T);
+    window<T, KMAX, N> win = {};
+    packed<T, N> next[STEP];
+    if (at.is_in) {
+        read_before<T, KMAX, N>(win, in, at);
+        read_step<T, N>(next, in.x, at, at.t, end);
+    }
+    filter<KMAX, N> f;
+    f.read(in.w, in.bias, at.first, in.C, K);
     if (!at.is_in)
         return;
-    filter<KMAX, N> f = {};
-    f.read(in.w, in.bias, at.c, in.C, K);
-    window<T, KMAX, N> win;
-    read_before<T, KMAX, N>(win, in, at);
-    packed<T, N> next[STEP];
-    read_step<T, N>(next, in.x, at, at.t, end);
 #pragma unroll 1
     for (int t = at.t; t < end; t += STEP) {
 #pragma unroll
@@ -312,16 +327,16 @@ __global__ void __launch_bounds__(ROWS_THREADS, sizeof(T) == 2 ? 2 : 1)
     const int own_end = at.is_in ? min(at.t + in.cut.run, T_) : at.t;
     const int end = at.is_in ? own_end + KMAX - 1 : at.t; /* past T: nothing is read */
     conv_sums<KMAX, N> sums = {};
-    filter<KMAX, N> f = {};
+    filter<KMAX, N> f;
     window<T, KMAX, N> win = {};
     float dpre[KMAX - 1 + STEP][N] = {};
     packed<T, N> next_x[STEP], next_dy[STEP];
     if (at.is_in) {
-        f.read(in.w, in.bias, at.c, in.C, K);
         read_before<T, KMAX, N>(win, in, at);
         read_step<T, N>(next_x, in.x, at, at.t, T_);
         read_step<T, N>(next_dy, dy, at, at.t, T_);
     }
+    f.read(in.w, in.bias, at.first, in.C, K);
 #pragma unroll 1
     for (int t = at.t; t < end; t += STEP) {
         packed<T, N> now_dy[STEP];
