@@ -95,9 +95,11 @@ __global__ void __launch_bounds__(SCAN_THREADS)
     const int run = (V + SCAN_THREADS - 1) / SCAN_THREADS;
     const int begin = min((int)threadIdx.x * run, V), end = min(begin + run, V);
     int sum = 0;
+#pragma unroll 16 /* so many reads under way */
     for (int v = begin; v < end; v++)
         sum += count[v];
     sum = sum_before<SCAN_THREADS>(sum);
+#pragma unroll 16
     for (int v = begin; v < end; v++) {
         start[v] = sum;
         sum += count[v];
