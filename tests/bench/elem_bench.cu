@@ -2,7 +2,7 @@
  *
  *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o elem_bench \
  *        tests/bench/elem_bench.cu kernels/{embed,rmsnorm,gatenorm,conv1d}.cu \
- *        kernels/{swiglu,rope,resid,cast}.cu lib/dtype.c
+ *        kernels/{swiglu,rope,resid,cast,xent,gnorm,adamw}.cu lib/dtype.c
  *
  * Sizes are those of the `base` preset, bf16, 32768 rows in 32 sequences. A CSV line a kernel on
  * stdout: time of a call, the least bytes that it has to move a second, and their share of what a
@@ -28,6 +28,7 @@ struct bench {
     int32_t *ids, *same_ids, *seg, *pos;
     float *rstd;
     struct step_ctl *ctl;
+    struct adamw_run *runs;
     double copy_gb_s;
 };
 
@@ -79,6 +80,7 @@ void open_bench(struct bench *b)
     b->dw = take<float>((size_t)V * D);
     b->rstd = take<float>(M);
     b->ctl = take<struct step_ctl>(1);
+    b->runs = take<struct adamw_run>(1);
     std::vector<int32_t> ids(M), same(M), seg(M), pos(M);
     for (int m = 0; m < M; m++) {
         const double u = ((uint32_t)m * 2654435761u >> 8) / 16777216.0;
@@ -225,6 +227,24 @@ void time_embed(struct bench *b)
         cuda_embed_bwd(dev, &to, b->same_ids, &dy, 1);
     });
 }
+/* Logits of `rows` tokens, and the optimizer over as many parameters as the embedding has. */
+void time_ends(struct bench *b)
+{
+    struct dev *dev = &b->dev;
+    const size_t n = (size_t)V * D;
+    for (int rows = 2048; rows <= 8192; rows *= 4)
+        time_op(b, rows == 2048 ? "xent 2048 rows" : "xent 8192 rows", 2.0 * 2 * rows * V, [=] {
+            struct tensor logits = act(b, V, 0, DT_BF16);
+            logits.dim[0] = rows;
+            cuda_xent(dev, NULL, &logits, b->pos, 1, b->ctl);
+        });
+    time_op(b, "gnorm", 4.0 * n, [=] { cuda_gnorm(dev, b->ctl, b->dw, n); });
+    time_op(b, "adamw", 28.0 * n, [=] {
+        float *p = (float *)b->next;
+        struct tensor m = vec(p + n, n), v = vec(p + 2 * n, n);
+        cuda_adamw(dev, p, &m, &v, b->dw, n, b->runs, 1, b->ctl);
+    });
+}
 } // namespace
 
 int main()
@@ -243,5 +263,6 @@ int main()
     time_conv(&b, b.seg, "conv1d_fwd documents", "conv1d_bwd documents");
     time_elements(&b);
     time_embed(&b);
+    time_ends(&b);
     return 0;
 }
