@@ -1,10 +1,9 @@
 /* stage: uploads and downloads; see stage.cuh.
  *
- * Small uploads are copied into a ring of page-locked segments and sent from there, so that the
- * host goes on at once. A segment that was left is taken again only after the event that was
- * recorded behind its last copy. What is larger than a segment goes straight from the host's memory
- * and is waited for: it is rare (weights, checkpoints), and the driver stages it as well as
- * anybody. */
+ * Uploads are copied into a ring of page-locked segments and sent from there, so that the host goes
+ * on at once. A segment that was left is taken again only after the event that was recorded behind
+ * its last copy: only an upload larger than the ring (weights) waits, for its own beginning. A
+ * large download goes straight to the host's memory. */
 #include "stage.cuh"
 
 #include <cstdlib>
@@ -60,22 +59,17 @@ void stage_upload(struct dev *dev, void *to, const void *host, size_t bytes)
     struct cuda *c = cuda_of(dev);
     struct cuda_stage *s = c->stage;
     cudaError_t e = cudaSuccess;
-    if (bytes == 0)
-        return;
-    if (bytes > SEGMENT_BYTES) {
-        e = cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, c->stream);
-        if (e == cudaSuccess)
-            e = cudaStreamSynchronize(c->stream);
-        cuda_note(dev, e, "upload");
-        return;
-    }
-    if (s->at + bytes > SEGMENT_BYTES)
-        e = turn(s, c->stream);
-    if (e == cudaSuccess) {
+    for (size_t done = 0; done < bytes && e == cudaSuccess;) {
+        const size_t left = bytes - done, n = left < SEGMENT_BYTES ? left : SEGMENT_BYTES;
+        if (s->at + n > SEGMENT_BYTES)
+            e = turn(s, c->stream);
+        if (e != cudaSuccess)
+            break;
         uint8_t *p = s->ring + s->segment * SEGMENT_BYTES + s->at;
-        memcpy(p, host, bytes);
-        s->at += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-        e = cudaMemcpyAsync(to, p, bytes, cudaMemcpyHostToDevice, c->stream);
+        memcpy(p, (const uint8_t *)host + done, n);
+        s->at += (n + ALIGN - 1) / ALIGN * ALIGN;
+        e = cudaMemcpyAsync((uint8_t *)to + done, p, n, cudaMemcpyHostToDevice, c->stream);
+        done += n;
     }
     cuda_note(dev, e, "upload");
 }
