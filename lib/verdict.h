@@ -52,6 +52,8 @@ static inline BOTH void verdict(struct step_ctl *ctl, double sum_squares)
     const double loss_limit = verdict_limit(ctl->loss_mean, ctl->loss_var, ctl);
     const double norm_limit = verdict_limit(ctl->gnorm_mean, ctl->gnorm_var, ctl);
     const int is_finite = isfinite(loss) && isfinite(norm);
+    /* gradients too large for f16, while the loss scale is still to find: no sign of divergence */
+    const int is_search = isfinite(loss) && !isfinite(norm) && ctl->fp16_scale > 1;
     ctl->grad_scale = (float)unscale;
     if (ctl->clip > 0 && norm > (double)ctl->clip)
         ctl->grad_scale = (float)((double)ctl->clip / norm * unscale);
@@ -59,7 +61,7 @@ static inline BOTH void verdict(struct step_ctl *ctl, double sum_squares)
     verdict_rescale(ctl, isfinite(norm));
     if (ctl->skip) {
         ctl->skipped++;
-        ctl->skipped_in_row++;
+        ctl->skipped_in_row += !is_search;
     } else {
         ctl->applied++;
         ctl->skipped_in_row = 0;

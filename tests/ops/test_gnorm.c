@@ -54,8 +54,16 @@ static void check_fp16(struct dev *dev)
     g[1] = INFINITY;
     ok(step_both(dev, &ctl, g, 2) && ctl.skip == 1 && ctl.fp16_scale == 512 && ctl.fp16_good == 0,
        "%s: an overflow halves the loss scale", dev->name);
+    ok(ctl.skipped == 1 && ctl.skipped_in_row == 0,
+       "%s: which is skipped, but no sign of divergence", dev->name);
+    ctl.loss_sum = INFINITY;
+    ok(step_both(dev, &ctl, g, 2) && ctl.skipped == 2 && ctl.skipped_in_row == 1,
+       "%s: a loss that is not finite is one", dev->name);
+    ctl.loss_sum = 6;
     ctl.fp16_scale = 1;
     ok(step_both(dev, &ctl, g, 2) && ctl.fp16_scale == 1, "%s: but not below 1", dev->name);
+    ok(ctl.skipped == 3 && ctl.skipped_in_row == 2, "%s: where an overflow is a sign, too",
+       dev->name);
     g[1] = 1;
     ctl.fp16_scale = 256;
     ctl.fp16_good = 1999;

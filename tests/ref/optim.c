@@ -38,7 +38,12 @@ void ref_gnorm(struct step_ctl *ctl, const float *g, size_t n)
     ctl->skip = is_skipped(ctl, ctl->loss_sum / ctl->n_targets, (double)ctl->outlier_sigma);
     ctl->skipped += ctl->skip;
     ctl->applied += !ctl->skip;
-    ctl->skipped_in_row = ctl->skip ? ctl->skipped_in_row + 1 : 0;
+    const bool is_overflow =
+        isfinite(ctl->loss_sum / ctl->n_targets) && !isfinite(ctl->gnorm) && ctl->fp16_scale > 1;
+    if (!ctl->skip)
+        ctl->skipped_in_row = 0;
+    else if (!is_overflow)
+        ctl->skipped_in_row++;
     if (ctl->fp16_scale == 0)
         return;
     ctl->fp16_good = isfinite(ctl->gnorm) ? ctl->fp16_good + 1 : 0;
