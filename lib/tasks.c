@@ -93,42 +93,55 @@ static int check_room(const struct tasks *t, const struct question *q, const str
                    (long long)eval_room(t->eval));
 }
 
-/* Counts the ids before which nothing is scored: those that the context and every text share. Reads
- * <s> and all but the last of them into slot 0; *first is the input that scoring begins with. */
-static int read_shared(struct tasks *t, int n_texts, size_t *n_shared, int32_t *first,
-                       struct err *err)
+/* The ids before which nothing is scored: those that the context and every text share. */
+static size_t count_shared(const struct tasks *t, int n_texts)
 {
-    struct eval *e = t->eval;
     size_t n = t->context.n - 1;
     for (int i = 0; i < n_texts; i++)
         n = common_prefix(&t->context, &t->text[i], n);
-    *n_shared = n;
-    *first = t->context.data[n];
-    state_reset(&e->state, 0);
-    if (n == 0)
-        return 0;
-    return model_read(e->model, &e->state, 0, t->context.data, n, NULL, NULL, NULL, err);
+    return n;
 }
 
-/* Scores every choice: packed where there is nothing to share, else from copies of the shared
- * state. */
+/* Reads <s> and all but the last of the shared ids into slot 0. */
+static int read_shared(struct tasks *t, size_t n_shared, struct err *err)
+{
+    struct eval *e = t->eval;
+    state_reset(&e->state, 0);
+    if (n_shared == 0)
+        return 0;
+    return model_read(e->model, &e->state, 0, t->context.data, n_shared, NULL, NULL, NULL, err);
+}
+
+/* Whether choices are packed whole with those of other questions: where each fits a row, and
+ * reading again what they share costs less than passes of their own. */
+static bool is_packed(const struct tasks *t, const struct question *q, size_t n_shared)
+{
+    enum { READ_AGAIN = 256 };
+    if (n_shared * (size_t)(q->n_choices - 1) > READ_AGAIN)
+        return false;
+    for (int i = 0; i < q->n_choices; i++)
+        if (t->text[i].n > (size_t)t->eval->T)
+            return false;
+    return true;
+}
+
+/* Scores every choice: packed, or from copies of the shared state. */
 static int score_choices(struct tasks *t, const struct question *q, struct task_pending *p,
                          struct err *err)
 {
     struct eval *e = t->eval;
-    size_t n_shared;
-    int32_t first;
-    TRY(read_shared(t, q->n_choices, &n_shared, &first, err));
+    const size_t n_shared = count_shared(t, q->n_choices);
+    if (is_packed(t, q, n_shared)) {
+        for (int i = 0; i < q->n_choices; i++)
+            TRY(eval_pack(e, ID_BOS, t->text[i].data, t->text[i].n, n_shared, &p->nats[i], err));
+        return 0;
+    }
+    TRY(read_shared(t, n_shared, err));
     for (int i = 0; i < q->n_choices; i++) {
-        const int32_t *target = t->text[i].data + n_shared;
-        const size_t n = t->text[i].n - n_shared;
-        if (n_shared == 0 && n <= (size_t)e->T) {
-            TRY(eval_pack(e, first, target, n, 0, &p->nats[i], err));
-            continue;
-        }
         TRY(check_room(t, q, &t->text[i], err));
         TRY(state_copy(&e->state, 1, &e->state, 0, err));
-        TRY(eval_read(e, 1, first, target, n, &p->nats[i], err));
+        TRY(eval_read(e, 1, t->context.data[n_shared], t->text[i].data + n_shared,
+                      t->text[i].n - n_shared, &p->nats[i], err));
     }
     return 0;
 }
@@ -194,12 +207,12 @@ static int put_cloze(struct tasks *t, const struct question *q, int score, struc
 {
     struct eval *e = t->eval;
     struct task_score *s = &t->score[score];
-    size_t n_shared;
-    int32_t input;
     bool is_right = true;
     TRY(encode_joined(t, &q->context, &q->target, &t->text[0], err));
     TRY(check_room(t, q, &t->text[0], err));
-    TRY(read_shared(t, 1, &n_shared, &input, err));
+    const size_t n_shared = count_shared(t, 1);
+    int32_t input = t->context.data[n_shared];
+    TRY(read_shared(t, n_shared, err));
     for (size_t i = n_shared; i < t->text[0].n; i++) {
         bool is_best;
         const int32_t target = t->text[0].data[i];
