@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MADE_TEXT = 1 << 20, MADE_IDS = 2048, READ_T = 256 };
+enum { MADE_TEXT = 1 << 20, MADE_IDS = 2048 };
 
 struct session {
     const struct cli_tool *tool;
@@ -96,12 +96,12 @@ static int check_memory(const struct session *s, struct err *err)
     struct params params;
     const struct model_opts opts = train_opts_of(s);
     char needs[32], has[32];
-    const double free_bytes = train_memory_free();
+    const double free_bytes = train_plan_budget(&s->trace->dev, 0);
     TRY(model_plan(&s->c, &opts, &s->trace->dev, &plan, err));
     TRY(params_open(&params, &s->c, err));
     optim_plan(&params, DT_F32, &plan);
     params_free(&params);
-    if (!s->trace->dev.is_host || free_bytes <= 0 || (double)plan.used <= free_bytes)
+    if (free_bytes <= 0 || (double)plan.used <= free_bytes)
         return 0;
     return err_set(err, NULL,
                    "choose a smaller --batch or --context, --recompute=full, or leave train out of "
@@ -134,15 +134,16 @@ static int run_train(struct session *s, struct err *err)
 
 static int run_prefill(struct session *s, struct bench_read *b, struct err *err)
 {
-    const struct bench_args_list *n = &s->a->prompt;
+    const struct bench_args_list *rows = &s->a->rows, *prompt = &s->a->prompt;
     struct bench_phase phase;
     char shape[64];
-    for (int i = 0; i < n->n; i++) {
-        snprintf(shape, sizeof shape, "T=%d", n->value[i]);
-        tell(s, "the reading of a prompt");
-        TRY(bench_prefill(b, n->value[i], &phase, err));
-        TRY(print_phase(s, "prefill", shape, &phase, err));
-    }
+    for (int i = 0; i < rows->n; i++)
+        for (int j = 0; j < prompt->n; j++) {
+            snprintf(shape, sizeof shape, "R=%d T=%d", rows->value[i], prompt->value[j]);
+            tell(s, "the reading of prompts");
+            TRY(bench_prefill(b, rows->value[i], prompt->value[j], &phase, err));
+            TRY(print_phase(s, "prefill", shape, &phase, err));
+        }
     return 0;
 }
 
@@ -169,15 +170,23 @@ static int largest(const struct bench_args_list *list)
     return most;
 }
 
+/* As hm-gen reads, and no more memory than the prompts want. */
+static int read_tokens(const struct session *s, int rows, int prompt)
+{
+    const int64_t most = s->trace->dev.read_T, all = (int64_t)rows * prompt;
+    return (int)(all < most ? all : most);
+}
+
 static int run_reading(struct session *s, struct err *err)
 {
     const bool has_prefill = bench_args_wants(s->a, BENCH_PREFILL);
     const bool has_decode = bench_args_wants(s->a, BENCH_DECODE);
-    const int prompt = has_prefill ? largest(&s->a->prompt) : 1;
+    const int prompt = has_prefill ? largest(&s->a->prompt) : 1, rows = largest(&s->a->rows);
     const int depth = has_decode ? largest(&s->a->depth) + 1 : 1;
     const struct model_opts opts = {.product = product_of(s),
-                                    .read_T = prompt < READ_T ? prompt : READ_T,
-                                    .step_R = has_decode ? largest(&s->a->rows) : 1,
+                                    .read_T = has_prefill ? read_tokens(s, rows, prompt) : 0,
+                                    .read_R = rows,
+                                    .step_R = has_decode ? rows : 1,
                                     .S = prompt > depth ? prompt : depth};
     struct bench_read read;
     int rc = bench_read_open(&read, &s->bench, &s->c, &opts, s->ckpt.weights, err);

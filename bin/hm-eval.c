@@ -150,8 +150,7 @@ static int open_model(struct session *s, struct err *err)
                            tok_vocab(s->l.tok), s->l.ckpt.c.V);
     }
     const int T = a->window ? (int)a->window : s->l.ckpt.c.max_positions;
-    struct model_opts opts = {
-        .B = T < ROW_TOKENS ? ROW_TOKENS / T : 1, .T = T, .read_T = 256, .step_R = 1};
+    struct model_opts opts = {.B = T < ROW_TOKENS ? ROW_TOKENS / T : 1, .T = T, .step_R = 1};
     TRY(loaded_open(&s->l, &a->model, &opts, err));
     const int S = a->context > T ? (int)a->context : T;
     return eval_open(&s->eval, &s->l.model, s->l.tok, S, err);

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { MOST_READ = 64 }; /* prompts of a pass that reads */
+
 /* What the callbacks of gen_run share. */
 struct session {
     const struct cli_tool *tool;
@@ -230,7 +232,8 @@ static int run(const struct cli_tool *tool, const struct gen_args *a, char **fil
     struct loaded l = {0};
     struct session s = {.tool = tool, .a = a, .file = file};
     const int n_slots = choose_slots(a, file);
-    struct model_opts opts = {.read_T = 256, .step_R = n_slots};
+    struct model_opts opts = {.read_R = n_slots < MOST_READ ? n_slots : MOST_READ,
+                              .step_R = n_slots};
     int status = loaded_read(&l, tool, &a->model, err);
     if (status == 0 && !l.tok)
         status =

@@ -25,8 +25,8 @@ struct loaded {
 /* Reads the checkpoint and its tokenizer, and opens the device. */
 MUST_USE int loaded_read(struct loaded *l, const struct cli_tool *tool, const struct loaded_args *a,
                          struct err *err);
-/* Opens the model for these passes and sets its weights; opts->product is filled in. The host's
- * copy of the weights is freed. */
+/* Opens the model for these passes and sets its weights; opts->product and read_T are filled in.
+ * The host's copy of the weights is freed. */
 MUST_USE int loaded_open(struct loaded *l, const struct loaded_args *a, struct model_opts *opts,
                          struct err *err);
 /* Accepts a zeroed struct. */

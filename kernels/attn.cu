@@ -82,7 +82,7 @@ __device__ __forceinline__ void open_rows(fwd_rows<C> &w, const attn_args<T> &in
         }
 }
 
-/* Divides by the sums; lse of the head's rows. */
+/* Divides by the sums; lse of the head's rows, or NULL. */
 template <class T, class C>
 __device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &in, float *lse,
                                            int row0)
@@ -93,7 +93,7 @@ __device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &i
         for (int half = 0; half < 2; half++) {
             const int row = row0 + m * 16 + half * 8 + lane_id() / 4;
             const float sum = attn_row_sum(w.sum[m][half]), left = 1.0f / sum;
-            if (row < in.n_queries && lane_id() % 4 == 0)
+            if (lse && row < in.n_queries && lane_id() % 4 == 0)
                 lse[row] = fmaf(w.top[m][half], in.scale, logf(sum));
 #pragma unroll
             for (int n = 0; n < C::W / 8; n++) {
@@ -103,18 +103,35 @@ __device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &i
         }
 }
 
+/* Makes in and o those of one row of a read alone. */
+template <class T> __device__ __forceinline__ void enter_row(attn_args<T> &in, mat<T> &o, int row)
+{
+    const int64_t begin = in.begin[row], key = (int64_t)in.slot[row] * in.S;
+    in.q.p += begin * in.q.ld;
+    o.p += begin * o.ld;
+    in.k.p += key * in.k.ld;
+    in.v.p += key * in.v.ld;
+    in.n_queries = in.begin[row + 1] - in.begin[row];
+    in.n_keys = in.pos[row] + in.n_queries;
+}
+
 /* Grid: (sequence and head, tile of queries), the last tiles first since they are the longest;
  * block: C::threads. FLOPs: 4 P a query and key that are seen, so 2 B H T^2 P over whole rows.
  * Bytes: q and o once; k and v once for each tile of queries, mostly out of L2. Deterministic: a
  * row's sums belong to one warp. */
 template <class T, class C>
 __global__ void __launch_bounds__(C::threads, C::min_blocks)
-    k_attn_fwd(mat<T> o, float *lse, const attn_args<T> in)
+    k_attn_fwd(mat<T> o, float *lse, attn_args<T> in)
 {
     constexpr int M = C::M, W = C::W, keys = C::keys, ld = C::ld;
     SHARED_DYN(T, smem);
-    const int b = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
-    const int q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows, past = in.n_keys - in.n_queries;
+    const int n_row = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
+    const int q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows, b = in.begin ? 0 : n_row;
+    if (in.begin)
+        enter_row(in, o, n_row);
+    if (q0 >= in.n_queries)
+        return;
+    const int past = in.n_keys - in.n_queries;
     const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = q0 + warp_row;
     const int32_t *seg = in.seg ? in.seg + (int64_t)b * in.n_queries : nullptr;
     const mat<const T> q = attn_head(in.q, b, in.n_queries, h, in.P);
@@ -161,23 +178,31 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
         attn_pb<T, M, keys, W>(w.o, s, tile + keys * ld);
     }
     __syncthreads();
-    close_rows(w, in, lse + ((int64_t)b * in.H + h) * in.n_queries, row0);
+    close_rows(w, in, lse ? lse + ((int64_t)b * in.H + h) * in.n_queries : nullptr, row0);
     attn_store<T, M, W>(attn_head(o, b, in.n_queries, h, in.P), smem + warp_row * ld, w.o, row0,
                         in.n_queries, in.P, in.is_wide);
 }
 
 template <class T, class C>
-void run(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in, bool is_wide)
+void run(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in,
+         const struct read_rows *rows, bool is_wide)
 {
     const unsigned n_tiles = blocks_for(in->T, C::rows);
+    attn_args<T> args = attn_args_of<T>(in, is_wide);
     assert(n_tiles <= 65535);
+    if (rows) {
+        args.begin = rows->begin;
+        args.slot = rows->slot;
+        args.pos = rows->pos;
+        args.S = (int)in->k.dim[1];
+    }
     launch(dev, "attn_fwd", k_attn_fwd<T, C>, dim3((unsigned)(in->B * in->H), n_tiles), C::threads,
-           C::smem_bytes, mat_of<T>(o), lse, attn_args_of<T>(in, is_wide));
+           C::smem_bytes, mat_of<T>(o), lse, args);
 }
 
-} // namespace
-
-void cuda_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in)
+/* in->B sequences of at most in->T queries. */
+void forward(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in,
+             const struct read_rows *rows)
 {
     const bool is_wide = attn_is_wide(&in->q, in->P) && attn_is_wide(&in->k, in->P) &&
                          attn_is_wide(&in->v, in->P) && attn_is_wide(o, in->P);
@@ -188,13 +213,75 @@ void cuda_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct a
             constexpr int W = decltype(width){}();
             if constexpr (sizeof(T) == 4)
                 run<T, fwd_tile<T, W, W == 128 ? 2 : 4, 1, W == 128 ? 16 : 32, 1>>(dev, o, lse, in,
-                                                                                   is_wide);
+                                                                                   rows, is_wide);
             else if constexpr (W < 128)
-                run<T, fwd_tile<T, W, 4, 2, 64, 2>>(dev, o, lse, in, is_wide);
+                run<T, fwd_tile<T, W, 4, 2, 64, 2>>(dev, o, lse, in, rows, is_wide);
             else if (cuda_of(dev)->smem_bytes > 70000)
-                run<T, fwd_tile<T, W, 4, 2, 32, 2>>(dev, o, lse, in, is_wide);
+                run<T, fwd_tile<T, W, 4, 2, 32, 2>>(dev, o, lse, in, rows, is_wide);
             else
-                run<T, fwd_tile<T, W, 4, 1, 32, 2>>(dev, o, lse, in, is_wide);
+                run<T, fwd_tile<T, W, 4, 1, 32, 2>>(dev, o, lse, in, rows, is_wide);
         });
     });
+}
+
+enum { STORE_THREADS = 256, STORE_TOKENS = 8 };
+
+/* The new keys and values of a read go into the caches. Grid: (STORE_TOKENS tokens, row); N
+ * elements at a time, which divide the width GP. Moves 4 GP elements a token. */
+template <class T, int N>
+__global__ void __launch_bounds__(STORE_THREADS)
+    k_attn_store(mat<T> kcache, mat<T> vcache, mat<const T> k, mat<const T> v,
+                 struct read_rows rows, int S, int GP)
+{
+    const int row = (int)blockIdx.y, per_token = GP / N, t0 = (int)blockIdx.x * STORE_TOKENS;
+    const int64_t begin = rows.begin[row], to = (int64_t)rows.slot[row] * S + rows.pos[row];
+    const int n = min(rows.begin[row + 1] - rows.begin[row] - t0, (int)STORE_TOKENS) * per_token;
+    for (int i = (int)threadIdx.x; i < n; i += STORE_THREADS) {
+        const int t = t0 + i / per_token, c = i % per_token * N;
+        *(pack<T, N> *)(kcache.p + (to + t) * kcache.ld + c) =
+            *(const pack<T, N> *)(k.p + (begin + t) * k.ld + c);
+        *(pack<T, N> *)(vcache.p + (to + t) * vcache.ld + c) =
+            *(const pack<T, N> *)(v.p + (begin + t) * v.ld + c);
+    }
+}
+
+template <class T, int N>
+void store(struct dev *dev, struct tensor *kcache, struct tensor *vcache, const struct tensor *k,
+           const struct tensor *v, const struct read_rows *rows)
+{
+    launch(dev, "attn_read", k_attn_store<T, N>,
+           dim3(blocks_for(rows->T, STORE_TOKENS), (unsigned)rows->R), STORE_THREADS, 0,
+           mat_of<T>(kcache), mat_of<T>(vcache), cmat_of<T>(k), cmat_of<T>(v), *rows,
+           (int)kcache->dim[1], (int)tensor_cols(k));
+}
+
+} // namespace
+
+void cuda_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in)
+{
+    forward(dev, o, lse, in, nullptr);
+}
+
+void cuda_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                    const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                    float scale, int H, int P, int G, const struct read_rows *rows)
+{
+    struct attn_in in = {};
+    in.q = *q;
+    in.k = *kcache;
+    in.v = *vcache;
+    in.scale = scale;
+    in.B = rows->R;
+    in.T = rows->T;
+    in.H = H;
+    in.P = P;
+    in.G = G;
+    with_type(o->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        if (has_wide_rows(k) && has_wide_rows(v) && has_wide_rows(kcache) && has_wide_rows(vcache))
+            store<T, wide<T>::n>(dev, kcache, vcache, k, v, rows);
+        else
+            store<T, 1>(dev, kcache, vcache, k, v, rows);
+    });
+    forward(dev, o, nullptr, &in, rows);
 }

@@ -18,11 +18,14 @@ template <class T> struct attn_args {
     int P;
     int n_queries, n_keys; /* of a sequence */
     bool is_wide;          /* every head of every row starts at a multiple of 16 bytes */
+    /* of a read (ops.h), where k and v are caches of S positions; NULL: there are B sequences */
+    const int32_t *begin, *slot, *pos;
+    int S;
 };
 
 template <class T> static inline attn_args<T> attn_args_of(const struct attn_in *in, bool is_wide)
 {
-    attn_args<T> a;
+    attn_args<T> a = {};
     a.q = cmat_of<T>(&in->q);
     a.k = cmat_of<T>(&in->k);
     a.v = cmat_of<T>(&in->v);

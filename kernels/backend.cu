@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 
-enum { HEAD_ROWS = 2048, OLDEST_ARCH = 75, BF16_ARCH = 80 };
+enum { READ_T = 8192, HEAD_ROWS = 2048, OLDEST_ARCH = 75, BF16_ARCH = 80 };
 
 /* What a plan without a GPU is made for: RTX 4060. */
 enum { PLAN_ARCH = 89, PLAN_SM = 24, PLAN_SMEM = 99 << 10 };
@@ -155,12 +155,15 @@ static constexpr struct ops make_table()
     t.linear_bwd_x = cuda_linear_bwd_x;
     t.linear_bwd_w = cuda_linear_bwd_w;
     t.linear_resid_fwd = cuda_linear_resid_fwd;
+    t.linear_read = cuda_linear_read;
+    t.linear_resid_read = cuda_linear_resid_read;
     t.rmsnorm_fwd = cuda_rmsnorm_fwd;
     t.rmsnorm_bwd = cuda_rmsnorm_bwd;
     t.gatenorm_fwd = cuda_gatenorm_fwd;
     t.gatenorm_bwd = cuda_gatenorm_bwd;
     t.conv1d_fwd = cuda_conv1d_fwd;
     t.conv1d_bwd = cuda_conv1d_bwd;
+    t.conv1d_read = cuda_conv1d_read;
     t.rope = cuda_rope;
     t.swiglu_fwd = cuda_swiglu_fwd;
     t.swiglu_bwd = cuda_swiglu_bwd;
@@ -172,10 +175,12 @@ static constexpr struct ops make_table()
     t.conv1d_step = cuda_conv1d_step;
     t.ssd_fwd = cuda_ssd_fwd;
     t.ssd_bwd = cuda_ssd_bwd;
+    t.ssd_read = cuda_ssd_read;
     t.ssd_step = cuda_ssd_step;
     t.mamba_step = cuda_mamba_step;
     t.attn_fwd = cuda_attn_fwd;
     t.attn_bwd = cuda_attn_bwd;
+    t.attn_read = cuda_attn_read;
     t.attn_step = cuda_attn_step;
     t.xent = cuda_xent;
     t.gnorm = cuda_gnorm;
@@ -317,6 +322,8 @@ extern "C" __attribute__((visibility("default"))) int hm_cuda_open(struct dev *d
     if (!c)
         return err_oom(err, sizeof *c);
     dev->impl = c;
+    dev->read_unit = GEMM_UNIT;
+    dev->read_T = READ_T;
     dev->head_rows = HEAD_ROWS;
     if (open_dev(dev, ordinal, act, err) != 0) {
         close_cuda(c);

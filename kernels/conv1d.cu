@@ -115,6 +115,8 @@ template <class T> struct conv_in {
     const float *taps;  /* NULL: zeros before t = 0 */
     int C, K;
     runs cut;
+    const int32_t *begin,
+        *slot; /* of a read (ops.h), where the cut is the longest row's; or NULL */
 };
 
 /* The thread's place: channel, row and first token. */
@@ -123,16 +125,26 @@ struct conv_at {
     int first;  /* channel of the block */
     int c, b, t;
     int64_t row; /* of t = 0 */
+    int T;       /* tokens of the row */
+    int slot;    /* whose taps */
 };
 
-template <int N> __device__ __forceinline__ conv_at find_run(const runs &o, int C)
+template <int N, class T> __device__ __forceinline__ conv_at find_run(const conv_in<T> &in)
 {
-    const int tiles = (C + 32 * N - 1) / (32 * N);
+    const runs &o = in.cut;
+    const int tiles = (in.C + 32 * N - 1) / (32 * N);
     const int unit = (int)(blockIdx.x / (unsigned)tiles) * ROWS_WARPS + (int)threadIdx.x / 32;
     const int b = unit / o.per_row, t = unit % o.per_row * o.run;
     const int first = (int)(blockIdx.x % (unsigned)tiles) * 32 * N;
     const int c = first + (int)threadIdx.x % 32 * N;
-    return {b < o.B && c < C, first, c, b, t, (int64_t)b * o.T};
+    conv_at at = {b < o.B && c < in.C, first, c, b, t, (int64_t)b * o.T, o.T, b};
+    if (in.begin && at.is_in) {
+        at.row = in.begin[b];
+        at.T = in.begin[b + 1] - in.begin[b];
+        at.slot = in.slot[b];
+        at.is_in = t < at.T;
+    }
+    return at;
 }
 
 template <int N> unsigned run_blocks(const runs &o, int C)
@@ -153,7 +165,8 @@ __device__ void read_before(window<T, KMAX, N> &win, const conv_in<T> &in, const
         if (t < 0 && t >= 1 - in.K && in.taps)
 #pragma unroll
             for (int i = 0; i < N; i++)
-                history[i] = in.taps[((int64_t)at.b * (in.K - 1) + in.K - 1 + t) * in.C + at.c + i];
+                history[i] =
+                    in.taps[((int64_t)at.slot * (in.K - 1) + in.K - 1 + t) * in.C + at.c + i];
         if (t >= 0)
             p.read(in.x.p + (at.row + t) * in.x.ld + at.c);
         else
@@ -181,8 +194,8 @@ __device__ __forceinline__ void read_step(packed<T, N> (&to)[STEP], const mat<co
 template <class T, int KMAX, int N>
 __global__ void __launch_bounds__(ROWS_THREADS, 2) k_conv1d_fwd(mat<T> y, conv_in<T> in)
 {
-    const conv_at at = find_run<N>(in.cut, in.C);
-    const int K = KMAX == 4 ? 4 : in.K, end = min(at.t + in.cut.run, in.cut.T);
+    const conv_at at = find_run<N>(in);
+    const int K = KMAX == 4 ? 4 : in.K, end = min(at.t + in.cut.run, at.T);
     window<T, KMAX, N> win = {};
     packed<T, N> next[STEP];
     if (at.is_in) {
@@ -217,17 +230,18 @@ __global__ void __launch_bounds__(ROWS_THREADS, 2) k_conv1d_fwd(mat<T> y, conv_i
 /* The last K-1 inputs of each row, some of them perhaps from the old history. A thread takes a
  * channel of a row (grid: channels, rows). */
 template <class T>
-__global__ void __launch_bounds__(ROWS_THREADS)
-    k_conv1d_keep(float *taps, mat<const T> x, int T_, int C, int K)
+__global__ void __launch_bounds__(ROWS_THREADS) k_conv1d_keep(float *taps, conv_in<T> in)
 {
-    const int c = (int)(blockIdx.x * ROWS_THREADS + threadIdx.x);
+    const int c = (int)(blockIdx.x * ROWS_THREADS + threadIdx.x), b = (int)blockIdx.y, C = in.C;
     if (c >= C)
         return;
-    float *to = taps + (int64_t)blockIdx.y * (K - 1) * C + c;
-    for (int j = 0; j < K - 1; j++) {
-        const int t = T_ - (K - 1) + j;
-        to[(int64_t)j * C] = t >= 0 ? to_f32(x.p[((int64_t)blockIdx.y * T_ + t) * x.ld + c])
-                                    : to[(int64_t)(j + T_) * C];
+    const int64_t row = in.begin ? in.begin[b] : (int64_t)b * in.cut.T;
+    const int len = in.begin ? in.begin[b + 1] - in.begin[b] : in.cut.T;
+    float *to = taps + (int64_t)(in.begin ? in.slot[b] : b) * (in.K - 1) * C + c;
+    for (int j = 0; j < in.K - 1; j++) {
+        const int t = len - (in.K - 1) + j;
+        to[(int64_t)j * C] =
+            t >= 0 ? to_f32(in.x.p[(row + t) * in.x.ld + c]) : to[(int64_t)(j + len) * C];
     }
 }
 
@@ -322,7 +336,7 @@ template <class T, int KMAX, int N>
 __global__ void __launch_bounds__(ROWS_THREADS, sizeof(T) == 2 ? 2 : 1)
     k_conv1d_bwd(mat<T> dx, mat<const T> dy, conv_in<T> in, float *part)
 {
-    const conv_at at = find_run<N>(in.cut, in.C);
+    const conv_at at = find_run<N>(in);
     const int K = KMAX == 4 ? 4 : in.K, T_ = in.cut.T;
     const int own_end = at.is_in ? min(at.t + in.cut.run, T_) : at.t;
     const int end = at.is_in ? own_end + KMAX - 1 : at.t; /* past T: nothing is read */
@@ -388,8 +402,16 @@ conv_in<T> make_in(const struct tensor *x, const struct tensor *w, const struct 
                    const int32_t *seg, const float *taps, const runs &cut)
 {
     assert(tensor_cols(w) >= 1 && tensor_cols(w) <= MAX_TAPS && tensor_is_dense(w));
-    return {cmat_of<T>(x), (const float *)w->data, (const float *)bias->data, seg,
-            taps,          (int)tensor_cols(x),    (int)tensor_cols(w),       cut};
+    return {cmat_of<T>(x),
+            (const float *)w->data,
+            (const float *)bias->data,
+            seg,
+            taps,
+            (int)tensor_cols(x),
+            (int)tensor_cols(w),
+            cut,
+            nullptr,
+            nullptr};
 }
 
 /* Whether rows can be moved n elements at a time. */
@@ -403,17 +425,19 @@ size_t n_parts(const runs &o)
 {
     return ((size_t)o.B * (size_t)o.per_row + ROWS_WARPS - 1) / ROWS_WARPS;
 }
-} // namespace
 
-void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                     float *taps, int B, int T)
+/* Forward of B rows of T, or of the rows of a read. */
+void forward(struct dev *dev, struct tensor *y, const struct tensor *x, const struct tensor *w,
+             const struct tensor *bias, const int32_t *seg, float *taps, int B, int T,
+             const struct read_rows *rows)
 {
     const int K = (int)tensor_cols(w);
     const bool is_wide = K == 4 && has_wide_rows(x) && has_wide_rows(y);
     with_type(x->dtype, [&](auto zero) {
         using S = decltype(zero);
-        const conv_in<S> in = make_in<S>(x, w, bias, seg, taps, cut(B, T, FWD_RUN));
+        conv_in<S> in = make_in<S>(x, w, bias, seg, taps, cut(B, T, FWD_RUN));
+        in.begin = rows ? rows->begin : nullptr;
+        in.slot = rows ? rows->slot : nullptr;
         if (is_wide)
             run_fwd<S, 4, wide<S>::n>(dev, y, in);
         else if (K == 4)
@@ -422,9 +446,23 @@ void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
             run_fwd<S, MAX_TAPS, 1>(dev, y, in);
         if (taps && K > 1)
             launch(dev, "conv1d_fwd", k_conv1d_keep<S>,
-                   dim3(blocks_for(in.C, ROWS_THREADS), (unsigned)B), ROWS_THREADS, 0, taps, in.x,
-                   T, in.C, K);
+                   dim3(blocks_for(in.C, ROWS_THREADS), (unsigned)B), ROWS_THREADS, 0, taps, in);
     });
+}
+} // namespace
+
+void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
+                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,
+                     float *taps, int B, int T)
+{
+    forward(dev, y, x, w, bias, seg, taps, B, T, nullptr);
+}
+
+void cuda_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                      const struct tensor *w, const struct tensor *bias,
+                      const struct read_rows *rows)
+{
+    forward(dev, y, x, w, bias, nullptr, taps, rows->R, rows->T, rows);
 }
 
 void cuda_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, struct tensor *dbias,

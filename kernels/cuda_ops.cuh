@@ -21,6 +21,10 @@ void cuda_linear_step(struct dev *dev, struct tensor *y, const struct tensor *x,
                       const struct weight *w);
 void cuda_linear_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *resid,
                            const struct tensor *x, const struct weight *w, float scale);
+void cuda_linear_read(struct dev *dev, struct tensor *y, const struct tensor *x,
+                      const struct weight *w);
+void cuda_linear_resid_read(struct dev *dev, struct tensor *y, const struct tensor *resid,
+                            const struct tensor *x, const struct weight *w, float scale);
 void cuda_linear_step_fused(struct dev *dev, struct tensor *y, const struct tensor *x,
                             const struct weight *w, const struct step_fuse *fuse);
 void cuda_rmsnorm_fwd(struct dev *dev, struct tensor *y, float *rstd, const struct tensor *x,
@@ -36,6 +40,9 @@ void cuda_gatenorm_bwd(struct dev *dev, struct tensor *dy, struct tensor *dz, st
 void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                      const struct tensor *w, const struct tensor *bias, const int32_t *seg,
                      float *taps, int B, int T);
+void cuda_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                      const struct tensor *w, const struct tensor *bias,
+                      const struct read_rows *rows);
 void cuda_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, struct tensor *dbias,
                      const struct tensor *dy, const struct tensor *x, const struct tensor *w,
                      const struct tensor *bias, const int32_t *seg, int B, int T);
@@ -44,6 +51,8 @@ void cuda_conv1d_step(struct dev *dev, struct tensor *y, float *taps, const stru
                       const struct step_rows *rows);
 void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                   const struct ssd_in *in);
+void cuda_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                   const struct ssd_in *in, const struct read_rows *rows);
 void cuda_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                   struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                   struct tensor *dskip, const struct tensor *dy, const float *delta,
@@ -57,6 +66,9 @@ void cuda_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *st
 void cuda_rope(struct dev *dev, struct tensor *x, const int32_t *pos, int n_heads, float theta,
                bool inverse);
 void cuda_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in);
+void cuda_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                    const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                    float scale, int H, int P, int G, const struct read_rows *rows);
 void cuda_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                    const struct tensor *dout, const struct tensor *o, const float *lse,
                    const struct attn_in *in);

@@ -7,7 +7,11 @@
  * Which algorithm a product runs is the library's first guess for its shape, strides and
  * alignments, never a timing: a run that is resumed on the same GPU keeps its bits. Sums that are
  * split over k are put together in f32 and in one order. The guesses are kept in a small table; one
- * that was pushed out is guessed again, with the same answer. */
+ * that was pushed out is guessed again, with the same answer.
+ *
+ * Products whose rows must not depend on how many there are run the guess for one number of rows,
+ * whatever theirs is, and sums over k are not split: a tile of the result belongs to one block,
+ * which treats all its rows alike. */
 #include "gemm.cuh"
 
 #include <cublasLt.h>
@@ -18,7 +22,8 @@
 #include <cstring>
 
 enum : size_t { WORK_BYTES = 32u << 20 };
-enum { TABLE = 512, PROBES = 8, KEY = 15, MAX_ALIGN = 256 };
+enum { TABLE = 512, PROBES = 8, KEY = 16, MAX_ALIGN = 256 };
+enum { BY_ROWS_M = 8192 }; /* rows that such products are guessed for */
 
 /* The functions of cublasLt.h, looked up by name. */
 struct lt {
@@ -107,14 +112,10 @@ int gemm_open(struct cuda *c, struct err *err)
         return err_set(err, NULL, "install CUDA's cuBLAS, or use --device cpu",
                        "cuda: libcublasLt.so.%d is not to be found", CUDART_VERSION / 1000);
     const size_t bytes = WORK_BYTES;
-    const uint32_t schemes =
-        CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     if (g->lt.create(&g->handle) != CUBLAS_STATUS_SUCCESS ||
         g->lt.pref_create(&g->pref) != CUBLAS_STATUS_SUCCESS ||
         g->lt.pref_set(g->pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes) !=
-            CUBLAS_STATUS_SUCCESS ||
-        g->lt.pref_set(g->pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes,
-                       sizeof schemes) != CUBLAS_STATUS_SUCCESS)
+            CUBLAS_STATUS_SUCCESS)
         return err_set(err, NULL, "look at nvidia-smi: is there memory left?",
                        "cuda: cuBLASLt does not start");
     return 0;
@@ -190,7 +191,8 @@ static void make_key(int64_t *key, const struct gemm *g)
                               align_of(g->c),
                               align_of(addend(g)),
                               g->beta != 0,
-                              addend(g) == g->c};
+                              addend(g) == g->c,
+                              g->is_by_rows ? 1 : 0};
     memcpy(key, all, sizeof all);
 }
 
@@ -231,23 +233,45 @@ static cublasStatus_t describe(const struct lt *lt, struct known *k, const struc
 static cublasStatus_t guess(struct cuda_gemm *gemm, struct known *k, const struct gemm *g)
 {
     const struct lt *lt = &gemm->lt;
+    const int split = g->is_by_rows ? 0 : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const struct {
         cublasLtMatmulPreferenceAttributes_t what;
-        uint32_t bytes;
-    } aligns[] = {{CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_of(g->b)},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_of(g->a)},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_of(addend(g))},
-                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_of(g->c)}};
+        uint32_t value;
+    } wants[] = {{CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                  (uint32_t)(CUBLASLT_REDUCTION_SCHEME_NONE | split)},
+                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_of(g->b)},
+                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_of(g->a)},
+                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_of(addend(g))},
+                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_of(g->c)}};
     cublasLtMatmulHeuristicResult_t found = {};
     int n = 0;
     cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
-    for (size_t i = 0; i < sizeof aligns / sizeof *aligns && s == CUBLAS_STATUS_SUCCESS; i++)
-        s = lt->pref_set(gemm->pref, aligns[i].what, &aligns[i].bytes, sizeof aligns[i].bytes);
+    for (size_t i = 0; i < sizeof wants / sizeof *wants && s == CUBLAS_STATUS_SUCCESS; i++)
+        s = lt->pref_set(gemm->pref, wants[i].what, &wants[i].value, sizeof wants[i].value);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = lt->guess(gemm->handle, k->desc, k->b, k->a, k->d, k->c, gemm->pref, 1, &found, &n);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = n == 1 ? found.state : CUBLAS_STATUS_NOT_SUPPORTED;
     k->algo = found.algo;
+    return s;
+}
+
+/* Everything about the product that is kept. */
+static cublasStatus_t prepare(struct cuda_gemm *gemm, struct known *k, const struct gemm *g)
+{
+    cublasStatus_t s = describe(&gemm->lt, k, g);
+    if (s == CUBLAS_STATUS_SUCCESS && !g->is_by_rows)
+        return guess(gemm, k, g);
+    if (s != CUBLAS_STATUS_SUCCESS)
+        return s;
+    struct known other = {};
+    struct gemm usual = *g;
+    usual.m = BY_ROWS_M;
+    s = describe(&gemm->lt, &other, &usual);
+    if (s == CUBLAS_STATUS_SUCCESS)
+        s = guess(gemm, &other, &usual);
+    k->algo = other.algo;
+    drop(&gemm->lt, &other);
     return s;
 }
 
@@ -270,9 +294,7 @@ static cublasStatus_t find(struct cuda_gemm *gemm, const struct gemm *g, struct 
         }
     }
     drop(&gemm->lt, k);
-    cublasStatus_t s = describe(&gemm->lt, k, g);
-    if (s == CUBLAS_STATUS_SUCCESS)
-        s = guess(gemm, k, g);
+    const cublasStatus_t s = prepare(gemm, k, g);
     if (s != CUBLAS_STATUS_SUCCESS) {
         drop(&gemm->lt, k);
         return s;

@@ -15,7 +15,9 @@ struct gemm {
     void *c;
     int64_t lda, ldb, ldc, ldd;
     float alpha, beta;
+    bool is_by_rows; /* a row's bits do not depend on m, a multiple of GEMM_UNIT, or other rows */
 };
+enum { GEMM_UNIT = 64 };
 
 MUST_USE int gemm_open(struct cuda *c, struct err *err);
 void gemm_close(struct cuda *c); /* accepts one that was not opened */

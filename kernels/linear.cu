@@ -53,6 +53,20 @@ static struct gemm fwd(struct tensor *y, const struct tensor *x, const struct we
     return g;
 }
 
+/* The same, and resid after it. */
+static struct gemm resid_fwd(struct tensor *y, const struct tensor *resid, const struct tensor *x,
+                             const struct weight *w, float scale)
+{
+    assert(tensor_rows(resid) == tensor_rows(y) && tensor_cols(resid) == tensor_cols(y));
+    assert(resid->dtype == y->dtype);
+    struct gemm g = fwd(y, x, w);
+    g.alpha = scale;
+    g.beta = 1;
+    g.d = resid->data;
+    g.ldd = resid->ld;
+    return g;
+}
+
 void cuda_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                      const struct weight *w)
 {
@@ -63,14 +77,24 @@ void cuda_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
 void cuda_linear_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *resid,
                            const struct tensor *x, const struct weight *w, float scale)
 {
-    assert(tensor_rows(resid) == tensor_rows(y) && tensor_cols(resid) == tensor_cols(y));
-    assert(resid->dtype == y->dtype);
-    struct gemm g = fwd(y, x, w);
-    g.alpha = scale;
-    g.beta = 1;
-    g.d = resid->data;
-    g.ldd = resid->ld;
+    const struct gemm g = resid_fwd(y, resid, x, w, scale);
     gemm_run(dev, "linear_resid_fwd", &g);
+}
+
+void cuda_linear_read(struct dev *dev, struct tensor *y, const struct tensor *x,
+                      const struct weight *w)
+{
+    struct gemm g = fwd(y, x, w);
+    g.is_by_rows = true;
+    gemm_run(dev, "linear_read", &g);
+}
+
+void cuda_linear_resid_read(struct dev *dev, struct tensor *y, const struct tensor *resid,
+                            const struct tensor *x, const struct weight *w, float scale)
+{
+    struct gemm g = resid_fwd(y, resid, x, w, scale);
+    g.is_by_rows = true;
+    gemm_run(dev, "linear_resid_read", &g);
 }
 
 void cuda_linear_bwd_x(struct dev *dev, struct tensor *dx, const struct tensor *dy,

@@ -19,16 +19,36 @@
 #include "cuda.cuh"
 #include "mma.cuh"
 
+/* --- rows in spans, where there are too few of them to fill a GPU --- */
+
+enum {
+    SSD_SPAN = 128,     /* spans are multiples of it, chunks of states divide it */
+    SSD_READ_SPAN = 256 /* of a read, whatever is read beside a row */
+};
+
+/* Tokens of a span: T where the sequences alone are enough. */
+static inline int ssd_span(int B, int T, int H)
+{
+    const int64_t blocks = ((int64_t)B * H + 1) / 2, want = blocks >= 96 ? 1 : 256 / blocks;
+    const int64_t per_span = (T + want - 1) / want;
+    return (int)((per_span + SSD_SPAN - 1) / SSD_SPAN * SSD_SPAN);
+}
+
 /* ssd_in as kernels take it. */
 template <class T> struct ssd_view {
     mat<const T> x, dt, b, c;
     const float *dt_bias, *a_log, *skip;
     const int32_t *seg;
-    int B, len, H, P, N, G; /* len: tokens of a sequence */
-    bool is_wide;           /* x, b, c and each head's part of them: 16 bytes at a time */
+    int B, len, H, P, N, G;      /* len: tokens of a sequence */
+    bool is_wide;                /* x, b, c and each head's part of them: 16 bytes at a time */
+    int span, n_spans;           /* tokens, whole chunks, and how many of them cover len */
+    const int32_t *begin, *slot; /* of a read (ops.h), where len is the longest row's; or NULL */
 };
 
-template <class T> static inline ssd_view<T> ssd_view_of(const struct ssd_in *in)
+/* rows NULL: in->B sequences. */
+template <class T>
+static inline ssd_view<T> ssd_view_of(const struct ssd_in *in,
+                                      const struct read_rows *rows = nullptr)
 {
     ssd_view<T> v = {};
     v.x = cmat_of<T>(&in->x);
@@ -47,6 +67,14 @@ template <class T> static inline ssd_view<T> ssd_view_of(const struct ssd_in *in
     v.G = in->G;
     v.is_wide = has_wide_rows(&in->x) && has_wide_rows(&in->bmat) && has_wide_rows(&in->cmat) &&
                 (size_t)in->P * sizeof(T) % 16 == 0 && (size_t)in->N * sizeof(T) % 16 == 0;
+    if (rows) {
+        v.B = rows->R;
+        v.len = rows->T;
+        v.begin = rows->begin;
+        v.slot = rows->slot;
+    }
+    v.span = rows ? SSD_READ_SPAN : ssd_span(v.B, v.len, v.H);
+    v.n_spans = (v.len + v.span - 1) / v.span;
     return v;
 }
 
@@ -82,20 +110,32 @@ template <class T, class F> static inline void with_ssd_tile(int P, int N, F f)
         with_ssd_n<T, 128>(N, f);
 }
 
-/* The heads of a block: [h0, h0 + n_heads) of group g of sequence b; blockIdx.x counts them within
- * a sequence, blockIdx.z is the sequence. */
 template <class S> static inline unsigned ssd_blocks(int H, int G)
 {
     return (unsigned)(G * ((H / G + S::heads - 1) / S::heads));
 }
+
+/* A block's part: heads [h0, h0 + n_heads) of group g of sequence b, whose len tokens begin at row0
+ * of the matrices. Its first and last states are number `slot`, those before spans number n_span
+ * and following. */
 struct ssd_heads {
-    int b, g, h0, n_heads;
+    int b, g, h0, n_heads, row0, len, slot, n_span;
 };
-template <class S> __device__ __forceinline__ ssd_heads ssd_heads_of(int H, int G)
+/* blockIdx.x counts the heads within a sequence, blockIdx.z is the sequence. */
+template <class S, class T> __device__ __forceinline__ ssd_heads ssd_heads_of(const ssd_view<T> &in)
 {
-    const int per_group = H / G, blocks = (per_group + S::heads - 1) / S::heads;
+    const int per_group = in.H / in.G, blocks = (per_group + S::heads - 1) / S::heads;
     const int g = (int)blockIdx.x / blocks, first = (int)blockIdx.x % blocks * S::heads;
-    return {(int)blockIdx.z, g, g * per_group + first, min(S::heads, per_group - first)};
+    const int b = (int)blockIdx.z;
+    ssd_heads at = {b,      g, g * per_group + first, min(S::heads, per_group - first), b * in.len,
+                    in.len, b, b * in.n_spans};
+    if (in.begin) {
+        at.row0 = in.begin[b];
+        at.len = in.begin[b + 1] - at.row0;
+        at.slot = in.slot[b];
+        at.n_span = at.row0 / in.span + b;
+    }
+    return at;
 }
 
 /* Which head of the block and which of its rows p a warp's slice is. */
@@ -136,13 +176,13 @@ __device__ __forceinline__ void ssd_load(T *to, const T *from, int64_t ld, int n
     }
 }
 
-/* Tokens t0 .. of a matrix (B*len rows) whose columns [begin, begin + n_cols) are wanted. */
+/* Tokens t0 .. of the block's sequence; columns [begin, begin + n_cols) are wanted. */
 template <class S, int COLS, class T>
 __device__ __forceinline__ void ssd_load_rows(T *to, mat<const T> from, const ssd_view<T> &in,
-                                              int b, int t0, int begin, int n_cols)
+                                              const ssd_heads &at, int t0, int begin, int n_cols)
 {
-    ssd_load<S::Q, COLS, S::threads>(to, from.p + ((int64_t)b * in.len + t0) * from.ld + begin,
-                                     from.ld, in.len - t0, n_cols, in.is_wide);
+    ssd_load<S::Q, COLS, S::threads>(to, from.p + (int64_t)(at.row0 + t0) * from.ld + begin,
+                                     from.ld, at.len - t0, n_cols, in.is_wide);
 }
 
 /* x of the block's heads: S::heads tiles of Q x PP; 0 where a head is missing. */
@@ -153,7 +193,7 @@ __device__ __forceinline__ void ssd_load_x(T *to, mat<const T> x, const ssd_view
 #pragma unroll
     for (int i = 0; i < S::heads; i++) {
         const bool is_there = i < at.n_heads;
-        ssd_load_rows<S, S::PP>(to + i * S::Q * S::ldx, x, in, at.b, t0,
+        ssd_load_rows<S, S::PP>(to + i * S::Q * S::ldx, x, in, at, t0,
                                 is_there ? (at.h0 + i) * in.P : 0, is_there ? in.P : 0);
     }
 }
@@ -191,9 +231,9 @@ __device__ __forceinline__ ssd_token ssd_read_token(const ssd_view<T> &in, const
 {
     const int lane = lane_id(), i = (int)threadIdx.x / 32, t = t0 + lane;
     ssd_token k = {0, false};
-    if (i >= S::heads || lane >= S::Q || t >= in.len)
+    if (i >= S::heads || lane >= S::Q || t >= at.len)
         return k;
-    const int64_t r = (int64_t)at.b * in.len + t;
+    const int64_t r = at.row0 + t;
     if (i < at.n_heads)
         k.dt = to_f32(in.dt.p[r * in.dt.ld + at.h0 + i]);
     k.is_first = in.seg && t > 0 && in.seg[r] != in.seg[r - 1];
@@ -210,12 +250,12 @@ __device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token &k
     if (i >= S::heads)
         return;
     float delta = 0, cum = 0;
-    if (i < at.n_heads && lane < S::Q && t < in.len) {
+    if (i < at.n_heads && lane < S::Q && t < at.len) {
         const int h = at.h0 + i;
         delta = ssd_softplus(k.dt + in.dt_bias[h]);
         cum = -expf(in.a_log[h]) * delta;
         if (delta_out)
-            delta_out[((int64_t)at.b * in.len + t) * in.H + h] = delta;
+            delta_out[(int64_t)(at.row0 + t) * in.H + h] = delta;
     }
     const unsigned edges = __ballot_sync(0xffffffffu, k.is_first);
     const int doc = __popc(edges & ((2u << lane) - 1)), doc_last = __popc(edges);
@@ -227,7 +267,7 @@ __device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token &k
             cum += before;
     }
     /* that of the last token there is: sums further on, over zeros, are rounded otherwise */
-    const float last = __shfl_sync(0xffffffffu, cum, min(S::Q, in.len - t0) - 1);
+    const float last = __shfl_sync(0xffffffffu, cum, min(S::Q, at.len - t0) - 1);
     if (lane < S::Q) {
         steps->cum[i][lane] = cum;
         steps->delta[i][lane] = delta;
@@ -399,29 +439,15 @@ __device__ __forceinline__ void ssd_advance(ssd_state<S> &s, const T *x, const T
     }
 }
 
-/* --- rows in spans, where there are too few of them to fill a GPU --- */
-
-enum { SSD_SPAN = 128 }; /* spans are multiples of it, chunks of states divide it */
-
-/* Tokens of a span: T where the sequences alone are enough. */
-static inline int ssd_span(int B, int T, int H)
-{
-    const int64_t blocks = ((int64_t)B * H + 1) / 2, want = blocks >= 96 ? 1 : 256 / blocks;
-    const int64_t per_span = (T + want - 1) / want;
-    return (int)((per_span + SSD_SPAN - 1) / SSD_SPAN * SSD_SPAN);
-}
-static inline int ssd_n_spans(int B, int T, int H)
-{
-    const int span = ssd_span(B, T, H);
-    return (T + span - 1) / span;
-}
-
 /* ssd_states.cu. Workspace of the three below. */
 size_t ssd_spans_bytes(int B, int T, int H, int P, int N);
+/* That of a read of R rows with T tokens in all. */
+size_t ssd_read_spans_bytes(int R, int T, int H, int P, int N);
 /* The state before each span, from `first` (B,H,P,N; NULL: zero), into work as f32
- * (B,n_spans,H,P,N), which is returned; NULL where there is one span only. */
+ * (B,n_spans,H,P,N), which is returned; NULL where there is one span only. rows: of a read, whose
+ * first states are those of its slots, or NULL. */
 const float *cuda_ssd_spans(struct dev *dev, void *work, const float *first,
-                            const struct ssd_in *in);
+                            const struct ssd_in *in, const struct read_rows *rows);
 /* The state before each chunk of `chunk` tokens (32, 64 or 128), from zero, rounded to x's type:
  * (B,ceil(T/chunk),H,P,N), dense, aligned to 16 bytes. work as ssd_spans_bytes says. */
 void cuda_ssd_states(struct dev *dev, void *states, int chunk, void *work, const struct ssd_in *in);

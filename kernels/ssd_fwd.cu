@@ -10,9 +10,9 @@
 /* What the kernel takes besides its inputs. */
 template <class T> struct fwd_out {
     mat<T> y;
-    float *delta, *last; /* last (B,H,P,N) or NULL: the state behind the sequence */
-    const float *before; /* (B,spans,H,P,N) states before the spans or NULL: zero */
-    int span;            /* tokens, whole chunks */
+    float *delta, *last; /* last (B,H,P,N), of a read (slots,H,P,N), or NULL: the state before the
+                            sequence, then behind it */
+    const float *before; /* (B,spans,H,P,N) states before the spans; NULL: last is */
     bool is_wide;        /* y's rows */
 };
 
@@ -178,9 +178,9 @@ __device__ __forceinline__ void store_y(const fwd_out<T> &out, const fwd_acc<S> 
             continue;
 #pragma unroll
         for (int r = 0; r < S::Q / 16; r++) {
-            const int64_t row = (int64_t)at.b * in.len + t0 + r * 16;
+            const int64_t row = at.row0 + t0 + r * 16;
             store_c2<T>(out.y.p + row * out.y.ld + (at.h0 + head) * in.P + p, out.y.ld,
-                        y.r[r][i][0], y.r[r][i][1], in.len - t0 - r * 16, in.P - p, out.is_wide);
+                        y.r[r][i][0], y.r[r][i][1], at.len - t0 - r * 16, in.P - p, out.is_wide);
         }
     }
 }
@@ -199,14 +199,17 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
     using T = typename S::T;
     SHARED_DYN(unsigned char, all);
     const fwd_smem<S> sm(all);
-    const ssd_heads at = ssd_heads_of<S>(in.H, in.G);
-    const int begin = (int)blockIdx.y * out.span, end = min(begin + out.span, in.len);
-    const int64_t PN = (int64_t)in.P * in.N, n_before = (int64_t)at.b * gridDim.y + blockIdx.y;
+    const ssd_heads at = ssd_heads_of<S>(in);
+    const int begin = (int)blockIdx.y * in.span, end = min(begin + in.span, at.len);
+    if (begin >= end)
+        return;
+    const int64_t PN = (int64_t)in.P * in.N, n_before = at.n_span + (int)blockIdx.y;
+    float *const last = out.last ? out.last + ((int64_t)at.slot * in.H + at.h0) * PN : nullptr;
     ssd_state<S> s;
-    ssd_load_state<S>(s, out.before ? out.before + (n_before * in.H + at.h0) * PN : nullptr, in.P,
+    ssd_load_state<S>(s, out.before ? out.before + (n_before * in.H + at.h0) * PN : last, in.P,
                       in.N, at.n_heads);
-    ssd_load_rows<S, S::NP>(sm.c, in.c, in, at.b, begin, at.g * in.N, in.N);
-    ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at.b, begin, at.g * in.N, in.N);
+    ssd_load_rows<S, S::NP>(sm.c, in.c, in, at, begin, at.g * in.N, in.N);
+    ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at, begin, at.g * in.N, in.N);
     ssd_load_x<S>(sm.x_at(0), in.x, in, at, begin);
     copy_commit();
     ssd_scan<S>(sm.steps, ssd_read_token<S>(in, at, begin), in, at, begin, out.delta);
@@ -217,11 +220,11 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         copy_wait<0>();
         __syncthreads();
         if (has_next && S::stages == 2) {
-            ssd_load_rows<S, S::NP>(sm.b_at(now ^ 1), in.b, in, at.b, t1, at.g * in.N, in.N);
+            ssd_load_rows<S, S::NP>(sm.b_at(now ^ 1), in.b, in, at, t1, at.g * in.N, in.N);
             ssd_load_x<S>(sm.x_at(now ^ 1), in.x, in, at, t1);
             copy_commit();
         }
-        const ssd_token next = ssd_read_token<S>(in, at, has_next ? t1 : in.len);
+        const ssd_token next = ssd_read_token<S>(in, at, has_next ? t1 : at.len);
         const ssd_steps<S> *steps = sm.steps + now;
         const int stage = S::stages == 2 ? now : 0;
         const T *x = sm.x_at(stage), *b = sm.b_at(stage);
@@ -230,7 +233,7 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         before_chunk<S>(y, s, sm.c, in.N);
         __syncthreads();
         if (has_next) {
-            ssd_load_rows<S, S::NP>(sm.c, in.c, in, at.b, t1, at.g * in.N, in.N);
+            ssd_load_rows<S, S::NP>(sm.c, in.c, in, at, t1, at.g * in.N, in.N);
             copy_commit();
         }
         scale_and_skip<S>(y, x, in.skip, steps, at);
@@ -242,43 +245,55 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         ssd_scan<S>(sm.steps + (now ^ 1), next, in, at, t1, out.delta);
         if (S::stages == 1) {
             __syncthreads();
-            ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at.b, t1, at.g * in.N, in.N);
+            ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at, t1, at.g * in.N, in.N);
             ssd_load_x<S>(sm.x_at(0), in.x, in, at, t1);
             copy_commit();
         }
     }
-    if (out.last && end == in.len)
-        ssd_store_state<S>(out.last + ((int64_t)at.b * in.H + at.h0) * PN, s, in.P, in.N,
-                           at.n_heads, false);
+    if (last && end == at.len)
+        ssd_store_state<S>(last, s, in.P, in.N, at.n_heads, false);
 }
 
 size_t cuda_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
 {
     (void)dev;
+    if (s->R > 0 && s->T > 1)
+        return ssd_read_spans_bytes(s->R, s->T, s->H, s->P, s->N);
     return ssd_spans_bytes(s->B, s->T, s->H, s->P, s->N);
+}
+
+static void forward(struct dev *dev, struct tensor *y, float *delta, float *last,
+                    const struct ssd_in *in, const struct read_rows *rows)
+{
+    const float *before = cuda_ssd_spans(dev, dev->work, last, in, rows);
+    with_type(y->dtype, [&](auto zero) {
+        using T = decltype(zero);
+        with_ssd_tile<T>(in->P, in->N, [&](auto tile) {
+            using S = decltype(tile);
+            const ssd_view<T> view = ssd_view_of<T>(in, rows);
+            fwd_out<T> out = {};
+            out.y = mat_of<T>(y);
+            out.delta = delta;
+            out.last = last;
+            out.before = before;
+            out.is_wide = view.is_wide && has_wide_rows(y);
+            launch(dev, "ssd_fwd", k_ssd_fwd<S>,
+                   dim3(ssd_blocks<S>(view.H, view.G), (unsigned)view.n_spans, (unsigned)view.B),
+                   dim3(S::threads), fwd_smem<S>::bytes, out, view);
+        });
+    });
 }
 
 void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                   const struct ssd_in *in)
 {
     (void)states;
-    const float *before = cuda_ssd_spans(dev, dev->work, last, in);
-    with_type(y->dtype, [&](auto zero) {
-        using T = decltype(zero);
-        with_ssd_tile<T>(in->P, in->N, [&](auto tile) {
-            using S = decltype(tile);
-            const ssd_view<T> view = ssd_view_of<T>(in);
-            fwd_out<T> out = {};
-            out.y = mat_of<T>(y);
-            out.delta = delta;
-            out.last = last;
-            out.before = before ? before : last;
-            out.span = ssd_span(in->B, in->T, in->H);
-            out.is_wide = view.is_wide && has_wide_rows(y);
-            launch(dev, "ssd_fwd", k_ssd_fwd<S>,
-                   dim3(ssd_blocks<S>(in->H, in->G), (unsigned)ssd_n_spans(in->B, in->T, in->H),
-                        (unsigned)in->B),
-                   dim3(S::threads), fwd_smem<S>::bytes, out, view);
-        });
-    });
+    forward(dev, y, delta, last, in, nullptr);
+}
+
+void cuda_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                   const struct ssd_in *in, const struct read_rows *rows)
+{
+    (void)delta;
+    forward(dev, y, nullptr, state, in, rows);
 }

@@ -9,7 +9,7 @@ template <class T> struct walk_out {
     T *states;     /* (B,Z,H,P,N) before each chunk of `chunk` tokens; NULL: ends and decays */
     float *ends;   /* (B,spans,H,P,N): from zero (states NULL: written), else where to start */
     float *decays; /* (B,spans,H) */
-    int chunk, span;
+    int chunk;
     bool is_wide; /* states */
 };
 
@@ -32,17 +32,18 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
     SHARED_DYN(unsigned char, all);
     ssd_steps<S> *steps = reinterpret_cast<ssd_steps<S> *>(all);
     T *const tiles = reinterpret_cast<T *>(steps + 2);
-    const ssd_heads at = ssd_heads_of<S>(in.H, in.G);
-    const int begin = (int)blockIdx.y * out.span, end = min(begin + out.span, in.len);
-    const int Z = (in.len + out.chunk - 1) / out.chunk, n = (end - begin + S::Q - 1) / S::Q;
+    const ssd_heads at = ssd_heads_of<S>(in);
+    const int begin = (int)blockIdx.y * in.span, end = min(begin + in.span, at.len);
+    if (!out.states && (IS_REVERSE ? begin == 0 : begin + in.span >= at.len))
+        return; /* nothing lies behind it */
+    const int Z = (at.len + out.chunk - 1) / out.chunk, n = (end - begin + S::Q - 1) / S::Q;
     const int64_t PN = (int64_t)in.P * in.N;
-    const int64_t n_span = ((int64_t)at.b * gridDim.y + blockIdx.y) * in.H + at.h0;
+    const int64_t n_span = (int64_t)(at.n_span + (int)blockIdx.y) * in.H + at.h0;
     auto token_of = [&](int i) { return begin + (IS_REVERSE ? n - 1 - i : i) * S::Q; };
     auto fetch = [&](int i, int stage) {
         T *const to = tiles + stage * (walk_smem<S>::x + walk_smem<S>::b);
         ssd_load_x<S>(to, in.x, in, at, token_of(i));
-        ssd_load_rows<S, S::NP>(to + walk_smem<S>::x, in.b, in, at.b, token_of(i), at.g * in.N,
-                                in.N);
+        ssd_load_rows<S, S::NP>(to + walk_smem<S>::x, in.b, in, at, token_of(i), at.g * in.N, in.N);
         copy_commit();
     };
     ssd_state<S> s;
@@ -58,7 +59,7 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         __syncthreads();
         if (has_next && S::stages == 2)
             fetch(i + 1, now ^ 1);
-        const ssd_token next = ssd_read_token<S>(in, at, has_next ? token_of(i + 1) : in.len);
+        const ssd_token next = ssd_read_token<S>(in, at, has_next ? token_of(i + 1) : at.len);
         /* the chunk's first step in walking order */
         if (out.states &&
             ((IS_REVERSE ? t0 + S::Q : t0) % out.chunk == 0 || (IS_REVERSE && i == 0)))
@@ -85,30 +86,57 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         out.decays[n_span + threadIdx.x] = decay;
 }
 
+/* Sequences and their spans, see ssd_view. */
+struct chain {
+    const int32_t *begin, *slot;
+    int span, n_spans;
+};
+
 /* ends (B,spans,H,PN), from zero, become the states before each span (behind it, is_reverse). One
  * thread an element (x) of one head (y) and sequence (z); n_spans multiply-adds; ends read and
- * written once. */
-__global__ void k_ssd_chain(float *ends, const float *decays, const float *first, int n_spans,
-                            int PN, bool is_reverse)
+ * written once. The last end and decay are not there, and not needed. */
+__global__ void k_ssd_chain(float *ends, const float *decays, const float *first, chain c, int PN,
+                            bool is_reverse)
 {
     const int i = (int)(blockIdx.x * blockDim.x + threadIdx.x), H = (int)gridDim.y;
+    const int b = (int)blockIdx.z, h = (int)blockIdx.y;
     if (i >= PN)
         return;
-    const int64_t head = (int64_t)blockIdx.z * H + blockIdx.y;
+    const int64_t head = (int64_t)(c.begin ? c.slot[b] : b) * H + h;
+    const int64_t n_span = c.begin ? c.begin[b] / c.span + b : (int64_t)b * c.n_spans;
+    const int len = c.begin ? c.begin[b + 1] - c.begin[b] : c.n_spans * c.span;
+    const int n_spans = (len + c.span - 1) / c.span;
     float s = first ? first[head * PN + i] : 0.0f;
     for (int k = 0; k < n_spans; k++) {
-        const int span = is_reverse ? n_spans - 1 - k : k;
-        const int64_t at = ((int64_t)blockIdx.z * n_spans + span) * H + blockIdx.y;
-        const float end = ends[at * PN + i];
+        const int64_t at = (n_span + (is_reverse ? n_spans - 1 - k : k)) * H + h;
+        const bool has_next = k + 1 < n_spans;
+        const float end = has_next ? ends[at * PN + i] : 0.0f;
+        const float decay = has_next ? decays[at] : 0.0f;
         ends[at * PN + i] = s;
-        s = decays[at] * s + end;
+        s = decay * s + end;
     }
+}
+
+static size_t spans_bytes(size_t n, int H, int P, int N)
+{
+    return n * (size_t)H * ((size_t)P * (size_t)N + 1) * sizeof(float);
 }
 
 size_t ssd_spans_bytes(int B, int T, int H, int P, int N)
 {
-    const size_t n = (size_t)ssd_n_spans(B, T, H);
-    return n > 1 ? (size_t)B * n * (size_t)H * ((size_t)P * (size_t)N + 1) * sizeof(float) : 0;
+    const int span = ssd_span(B, T, H), n = (T + span - 1) / span;
+    return n > 1 ? spans_bytes((size_t)B * (size_t)n, H, P, N) : 0;
+}
+
+/* Row b has places begin[b] / SSD_READ_SPAN + b and following, which are enough for it. */
+static size_t read_spans(int R, int T)
+{
+    return T > SSD_READ_SPAN ? (size_t)T / SSD_READ_SPAN + (size_t)R : 0;
+}
+
+size_t ssd_read_spans_bytes(int R, int T, int H, int P, int N)
+{
+    return spans_bytes(read_spans(R, T), H, P, N);
 }
 
 template <class T, bool IS_REVERSE>
@@ -116,28 +144,30 @@ static void walk(struct dev *dev, walk_out<T> out, const ssd_view<T> &view)
 {
     with_ssd_tile<T>(view.P, view.N, [&](auto tile) {
         using S = decltype(tile);
-        const int n_spans = (view.len + out.span - 1) / out.span;
         launch(dev, "ssd_states", k_ssd_walk<S, IS_REVERSE>,
-               dim3(ssd_blocks<S>(view.H, view.G), (unsigned)n_spans, (unsigned)view.B),
+               dim3(ssd_blocks<S>(view.H, view.G), (unsigned)view.n_spans, (unsigned)view.B),
                dim3(S::threads), walk_smem<S>::bytes, out, view);
     });
 }
 
-/* States before spans in work, ready for the pass that follows; false: there is one span. */
+/* States before spans in work, of which it holds n_ends, ready for the pass that follows; false:
+ * there is one span. */
 template <class T, bool IS_REVERSE>
-static bool start_spans(struct dev *dev, void *work, const float *first, const ssd_view<T> &view)
+static bool start_spans(struct dev *dev, void *work, size_t n_ends, const float *first,
+                        const ssd_view<T> &view)
 {
-    const int n_spans = ssd_n_spans(view.B, view.len, view.H), PN = view.P * view.N;
-    if (n_spans == 1)
+    const int PN = view.P * view.N;
+    if (view.n_spans == 1)
         return false;
     walk_out<T> out = {};
     out.ends = (float *)work;
-    out.decays = out.ends + (size_t)view.B * (size_t)n_spans * (size_t)view.H * (size_t)PN;
-    out.span = out.chunk = ssd_span(view.B, view.len, view.H);
+    out.decays = out.ends + n_ends * (size_t)view.H * (size_t)PN;
+    out.chunk = view.span;
     walk<T, IS_REVERSE>(dev, out, view);
+    const chain c = {view.begin, view.slot, view.span, view.n_spans};
     launch(dev, "ssd_states", k_ssd_chain,
            dim3(blocks_for(PN, 256), (unsigned)view.H, (unsigned)view.B), dim3(256), 0, out.ends,
-           out.decays, first, n_spans, PN, IS_REVERSE);
+           out.decays, first, c, PN, IS_REVERSE);
     return true;
 }
 
@@ -147,20 +177,24 @@ static void all_states(struct dev *dev, void *states, int chunk, void *work,
 {
     walk_out<T> out = {};
     out.states = (T *)states;
-    out.ends = start_spans<T, IS_REVERSE>(dev, work, nullptr, view) ? (float *)work : nullptr;
+    const size_t n_ends = (size_t)view.B * (size_t)view.n_spans;
+    if (start_spans<T, IS_REVERSE>(dev, work, n_ends, nullptr, view))
+        out.ends = (float *)work;
     out.chunk = chunk;
-    out.span = ssd_span(view.B, view.len, view.H);
     out.is_wide = (size_t)view.N * sizeof(T) % 16 == 0;
     walk<T, IS_REVERSE>(dev, out, view);
 }
 
 const float *cuda_ssd_spans(struct dev *dev, void *work, const float *first,
-                            const struct ssd_in *in)
+                            const struct ssd_in *in, const struct read_rows *rows)
 {
     const float *before = nullptr;
     with_type(in->x.dtype, [&](auto zero) {
         using T = decltype(zero);
-        if (start_spans<T, false>(dev, work, first, ssd_view_of<T>(in)))
+        const ssd_view<T> view = ssd_view_of<T>(in, rows);
+        const size_t n_ends =
+            rows ? read_spans(rows->R, in->T) : (size_t)view.B * (size_t)view.n_spans;
+        if (start_spans<T, false>(dev, work, n_ends, first, view))
             before = (const float *)work;
     });
     return before;

@@ -22,7 +22,7 @@ struct carver {
 
 static size_t n_rows(const struct carver *v)
 {
-    return (size_t)v->B * (size_t)v->T;
+    return (size_t)(v->kind == PASS_READ ? 1 : v->B) * (size_t)v->T;
 }
 
 static int64_t padded(int64_t n, int64_t unit)
@@ -109,7 +109,7 @@ static void carve_mamba(struct carver *v, struct layer_acts *l)
         return;
     const size_t Z = ((size_t)v->T + (size_t)c->Q - 1) / (size_t)c->Q;
     l->delta = floats(v, n_rows(v) * H);
-    if (v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP)
+    if (v->kind != PASS_READ && v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP)
         l->states = floats(v, (size_t)v->B * Z * (size_t)inner(c) * (size_t)c->N);
 }
 
@@ -130,7 +130,7 @@ static void carve_attention(struct carver *v, struct layer_acts *l)
     l->qkv = rows_of(v, c->D + 2 * kv_width(c));
     split_qkv(&l->q, &l->k, &l->v, &l->qkv, c);
     l->o = rows_of(v, c->D);
-    if (v->kind != PASS_STEP)
+    if (v->kind != PASS_STEP && v->kind != PASS_READ)
         l->lse = floats(v, n_rows(v) * (size_t)c->attn_heads);
 }
 
@@ -191,7 +191,7 @@ static void carve_head(struct acts *a, struct carver *v)
 {
     const int64_t M = (int64_t)n_rows(v), V = v->c->V;
     const bool is_few =
-        v->kind == PASS_FORWARD && !v->dev->is_host && v->dev->head_rows > FORWARD_ROWS;
+        v->kind != PASS_TRAIN && !v->dev->is_host && v->dev->head_rows > FORWARD_ROWS;
     const int64_t most = is_few ? FORWARD_ROWS : v->dev->head_rows;
     const int64_t rows = v->kind != PASS_STEP && M > most ? most : M;
     if (v->kind == PASS_TRAIN)
@@ -248,11 +248,28 @@ static void carve_train(struct acts *a, struct carver *v)
     carve_back(a, v);
 }
 
+/* Rows of a read in whole units, as products want them. */
+static int n_last(const struct carver *v)
+{
+    return (int)padded(v->B, v->dev->read_unit);
+}
+
+static void carve_tail(struct acts *a, struct carver *v)
+{
+    struct carver few = *v;
+    few.T = n_last(v);
+    a->tail.x = rows_of(&few, v->c->D);
+    carve_layer(&few, &a->tail, v->c->pattern[v->c->L - 1], NULL);
+    v->arena = few.arena;
+}
+
 static void carve_forward(struct acts *a, struct carver *v)
 {
     const struct tensor x = rows_of(v, v->c->D);
     for (int i = 0; i <= v->c->L; i++)
         a->layer[i].x = x;
+    if (v->kind == PASS_READ)
+        carve_tail(a, v);
     const size_t mark = v->arena.used;
     size_t top = mark;
     carve_shared_layers(a, v);
@@ -271,22 +288,38 @@ int acts_segment(int L, enum recompute recompute)
     return n;
 }
 
+static int32_t *whole_numbers(struct carver *v, size_t n)
+{
+    return arena_take(&v->arena, n * sizeof(int32_t), MEM_ACTS);
+}
+
+static void carve_read_rows(struct acts *a, struct carver *v)
+{
+    const size_t R = (size_t)v->B;
+    a->begin = whole_numbers(v, R + 1);
+    a->slot = whole_numbers(v, R);
+    a->row_pos = whole_numbers(v, R);
+    a->last = whole_numbers(v, (size_t)n_last(v));
+}
+
 /* What comes in with one upload and, of a STEP pass, goes out with one download. */
 static void carve_inputs_block(struct acts *a, struct carver *v)
 {
     const size_t M = n_rows(v), begin = v->arena.used;
-    const bool is_step = v->kind == PASS_STEP;
+    const bool is_step = v->kind == PASS_STEP, is_read = v->kind == PASS_READ;
     a->stride = (size_t)padded((int64_t)M, ARENA_ALIGN / sizeof(int32_t));
-    a->ids = arena_take(&v->arena, (is_step ? 3 : 4) * a->stride * sizeof(int32_t), MEM_ACTS);
+    if (is_read)
+        carve_read_rows(a, v);
+    a->ids = whole_numbers(v, (is_step || is_read ? 3 : 4) * a->stride);
     a->choice = is_step ? arena_take(&v->arena, M * sizeof *a->choice, MEM_ACTS) : NULL;
-    a->inputs = a->ids;
+    a->inputs = is_read ? a->begin : a->ids;
     a->inputs_bytes = v->arena.used - begin;
     a->id = is_step ? arena_take(&v->arena, 2 * M * sizeof(int32_t), MEM_ACTS) : NULL;
     if (!a->ids) /* planning */
         return;
     a->pos = a->ids + a->stride;
     a->target = a->pos + a->stride;
-    a->seg = is_step ? NULL : a->target + a->stride;
+    a->seg = is_step || is_read ? NULL : a->target + a->stride;
     a->logp = a->id ? (float *)(void *)(a->id + M) : NULL;
 }
 

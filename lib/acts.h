@@ -15,21 +15,21 @@
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCK, RECOMPUTE_FULL };
 extern const char *const recompute_names[]; /* NULL behind the last */
 
-/* TRAIN: forward, then backward. FORWARD: a batch, or a piece of one sequence. STEP: one token a
- * row. */
-enum pass_kind { PASS_TRAIN, PASS_FORWARD, PASS_STEP };
+/* TRAIN: forward, then backward. FORWARD: a batch. READ: pieces of text of several sequences. STEP:
+ * one token a row. */
+enum pass_kind { PASS_TRAIN, PASS_FORWARD, PASS_READ, PASS_STEP };
 
 /* A pass, as far as memory follows from it. */
 struct acts_shape {
     const struct dev *dev;
     enum pass_kind kind;
     enum recompute recompute;
-    int B, T; /* STEP: B rows, T = 1 */
+    int B, T; /* READ: B rows, T tokens in all; STEP: B rows, T = 1 */
 };
 
-/* One block: x -> norm -> mixer -> x2 -> norm -> MLP -> the next block's x. M = B*T rows. In a
- * FORWARD or STEP pass x and x2 are one tensor, the same for all blocks; where blocks are
- * recomputed, all but x is shared between the blocks. */
+/* One block: x -> norm -> mixer -> x2 -> norm -> MLP -> the next block's x. M = B*T rows, in a READ
+ * pass T. In a pass that is not for training x and x2 are one tensor, the same for all blocks;
+ * where blocks are recomputed, all but x is shared between the blocks. */
 struct layer_acts {
     struct tensor x, x2;   /* (M,D) */
     struct tensor n1, n2;  /* (M,D) the two norms' outputs */
@@ -39,12 +39,12 @@ struct layer_acts {
     struct tensor conv;    /* (M,E+2GN): x, B, C after the convolution */
     struct tensor y, g;    /* (M,E): after the SSM, after the gated norm */
     float *rstd_g;         /* (M) */
-    float *delta, *states; /* (B,T,H), (B,Z,H,P,N): see ssd_fwd; not in a STEP pass; states NULL
-                              where they are not kept */
+    float *delta, *states; /* (M,H), (B,Z,H,P,N): see ssd_fwd; not in a STEP pass; states NULL
+                              where they are not kept, as in a READ pass */
     struct tensor qkv;     /* (M,(H+2G)*P) of a 't' layer, and its parts */
     struct tensor q, k, v; /* (M,H*P), (M,G*P) twice */
     struct tensor o;       /* (M,H*P): attention's output */
-    float *lse;            /* (B,H,T); not in a STEP pass */
+    float *lse;            /* (B,H,T); not in a READ or STEP pass */
 };
 
 /* Gradients on the way back, of a TRAIN pass. Those of mixer, MLP and head share memory. */
@@ -61,6 +61,7 @@ struct acts {
     void *region;             /* device memory, borrowed */
     int B, T;                 /* of the carved pass */
     struct layer_acts *layer; /* (L+1), owned; the last one has only x, the blocks' output */
+    struct layer_acts tail;   /* READ only: of the last block, for each row's last token alone */
     struct tensor branch;     /* (M,D) what a mixer or MLP adds to the stream; its gradient too */
     struct back_acts back;
     struct tensor h;      /* (M,D) the final norm's output */
@@ -69,10 +70,13 @@ struct acts {
                              act_dtype where they become their gradient, else f32; STEP: all M */
     float *loss;          /* (M) */
     /* What is uploaded, one block: four lists of M, or in a STEP pass three and what to choose by.
-     * A list begins `stride` elements after the one before. */
+     * A list begins `stride` elements after the one before. A READ pass has those of its rows
+     * before the three of M. */
     void *inputs;
     size_t inputs_bytes, stride;
-    int32_t *ids, *pos, *target, *seg; /* (M); STEP: target holds the slots, no seg */
+    int32_t *begin, *slot, *row_pos;   /* READ only: (B+1), (B), (B), see struct read_rows */
+    int32_t *last;                     /* READ only: (B, in whole units) each row's last token */
+    int32_t *ids, *pos, *target, *seg; /* (M); STEP: target holds the slots; seg: batches only */
     struct sample_row *choice;         /* (M) STEP only */
     /* what a STEP pass chose: one block, logp right behind id */
     int32_t *id; /* (M) */

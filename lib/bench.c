@@ -150,15 +150,16 @@ void bench_read_close(struct bench_read *b)
     model_close(&b->model);
 }
 
-/* One pass of a prompt or of a step, and what it works on. */
+/* One pass of prompts or of a step, and what it works on. */
 struct reading {
     struct bench_read *read;
     struct state state;
     struct sampler sampler;
-    int32_t *ids; /* (n) a prompt, or (R) the last token of each row */
+    struct read *text; /* (R) prompts */
+    int32_t *ids;      /* (R,T) of the prompts, or (R) the last token of each row */
     int32_t *slot;
     float *logits, *logp;
-    int n, depth;
+    int R, depth;
 };
 
 static int any_id(const struct config *c, int i)
@@ -166,50 +167,63 @@ static int any_id(const struct config *c, int i)
     return (int)((unsigned)i * 2654435761u % (unsigned)c->V);
 }
 
-static int reading_open(struct reading *r, struct bench_read *b, int n, int n_slots, int S,
+/* R rows of T ids. n_logits: rows that have their logits. */
+static int reading_open(struct reading *r, struct bench_read *b, int R, int T, int n_logits, int S,
                         struct err *err)
 {
-    const size_t V = (size_t)b->model.c.V;
-    *r = (struct reading){.read = b, .n = n};
-    r->ids = malloc((size_t)n * sizeof *r->ids);
-    r->slot = malloc((size_t)n * sizeof *r->slot);
-    r->logp = malloc((size_t)n * sizeof *r->logp);
-    r->logits = malloc(V * sizeof *r->logits);
-    if (!r->ids || !r->slot || !r->logp || !r->logits)
-        return err_oom(err, (size_t)n * sizeof *r->ids);
-    for (int i = 0; i < n; i++) {
-        r->ids[i] = any_id(&b->model.c, i);
+    const size_t V = (size_t)b->model.c.V, n = (size_t)R * (size_t)T;
+    *r = (struct reading){.read = b, .R = R};
+    r->text = calloc((size_t)R, sizeof *r->text);
+    r->ids = malloc(n * sizeof *r->ids);
+    r->slot = malloc((size_t)R * sizeof *r->slot);
+    r->logp = malloc((size_t)R * sizeof *r->logp);
+    r->logits = malloc((size_t)n_logits * V * sizeof *r->logits + 1);
+    if (!r->text || !r->ids || !r->slot || !r->logp || !r->logits)
+        return err_oom(err, n * sizeof *r->ids);
+    for (size_t i = 0; i < n; i++)
+        r->ids[i] = any_id(&b->model.c, (int)i);
+    for (int i = 0; i < R; i++) {
         r->slot[i] = i;
+        r->text[i] =
+            (struct read){.slot = i, .ids = r->ids + (size_t)i * (size_t)T, .n = (size_t)T};
+        if (i < n_logits)
+            r->text[i].logits = r->logits + (size_t)i * V;
     }
-    return state_open(&r->state, &b->model.c, b->model.dev, n_slots, S, err);
+    return state_open(&r->state, &b->model.c, b->model.dev, R, S, err);
 }
 
 static void reading_close(struct reading *r)
 {
     sampler_close(&r->sampler);
     state_free(&r->state);
+    free(r->text);
     free(r->ids);
     free(r->slot);
     free(r->logits);
     free(r->logp);
 }
 
+static void rewind_to(struct reading *r, int pos)
+{
+    for (int i = 0; i < r->R; i++)
+        r->state.pos[i] = pos;
+}
+
 static int prefill_pass(void *arg, struct err *err)
 {
     struct reading *r = arg;
-    state_reset(&r->state, 0);
-    return model_read(&r->read->model, &r->state, 0, r->ids, (size_t)r->n, NULL, NULL, r->logits,
-                      err);
+    rewind_to(r, 0);
+    return model_read_all(&r->read->model, &r->state, r->text, r->R, err);
 }
 
-int bench_prefill(struct bench_read *b, int n, struct bench_phase *out, struct err *err)
+int bench_prefill(struct bench_read *b, int R, int T, struct bench_phase *out, struct err *err)
 {
     const struct config *c = &b->model.c;
     struct reading r;
-    const double head = 2.0 * c->D * c->V; /* of the last token alone */
-    *out = (struct bench_phase){.tokens = n};
-    out->flops = n * (model_flops_fwd(c, n) - head) + head;
-    int rc = reading_open(&r, b, n, 1, n, err);
+    const double head = 2.0 * c->D * c->V; /* of the last tokens alone */
+    *out = (struct bench_phase){.tokens = (double)R * T};
+    out->flops = R * (T * (model_flops_fwd(c, T) - head) + head);
+    int rc = reading_open(&r, b, R, T, R, T, err);
     if (rc == 0)
         rc = measure(b->bench, out, prefill_pass, &r, err);
     reading_close(&r);
@@ -219,9 +233,8 @@ int bench_prefill(struct bench_read *b, int n, struct bench_phase *out, struct e
 static int decode_pass(void *arg, struct err *err)
 {
     struct reading *r = arg;
-    for (int i = 0; i < r->n; i++)
-        r->state.pos[i] = r->depth;
-    return sampler_step(&r->sampler, &r->read->model, &r->state, r->slot, r->ids, r->n, r->ids,
+    rewind_to(r, r->depth);
+    return sampler_step(&r->sampler, &r->read->model, &r->state, r->slot, r->ids, r->R, r->ids,
                         r->logp, err);
 }
 
@@ -242,7 +255,7 @@ int bench_decode(struct bench_read *b, int R, int depth, struct bench_phase *out
     *out = (struct bench_phase){.tokens = R, .flops = R * decode_flops(&b->model.c, depth)};
     sample_defaults(&greedy);
     greedy.temperature = 0;
-    int rc = reading_open(&r, b, R, R, depth + 1, err);
+    int rc = reading_open(&r, b, R, 1, 0, depth + 1, err);
     if (rc == 0)
         rc = sampler_open(&r.sampler, b->model.dev, R, b->model.c.V, err);
     for (int i = 0; rc == 0 && i < R; i++)

@@ -74,8 +74,10 @@ MUST_USE int bench_read_open(struct bench_read *b, const struct bench *bench,
                              const struct config *c, const struct model_opts *opts,
                              const float *weights, struct err *err);
 void bench_read_close(struct bench_read *b);
-/* A prompt of n tokens into an empty slot, and the logits after it. */
-MUST_USE int bench_prefill(struct bench_read *b, int n, struct bench_phase *out, struct err *err);
+/* R prompts of T tokens each, and the logits after their last ones. Their slots hold what was read
+ * before, which takes no less time than nothing. */
+MUST_USE int bench_prefill(struct bench_read *b, int R, int T, struct bench_phase *out,
+                           struct err *err);
 /* A token each of R sequences that have read `depth` tokens, and the greedy choice of the next. The
  * caches hold zeros, which take no less time than text. */
 MUST_USE int bench_decode(struct bench_read *b, int R, int depth, struct bench_phase *out,

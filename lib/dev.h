@@ -15,6 +15,8 @@ struct dev {
     char name[64];        /* for people: "cpu avx2, 2 threads" */
     enum dtype act_dtype; /* what activations are stored in between ops: F32 on the CPU */
     bool reads_states; /* its ssd_bwd gains from states that ssd_fwd kept; else they are not kept */
+    int read_unit;     /* tokens of a read, its M, come in multiples of this */
+    int read_T;        /* tokens of a pass that reads which keep it busy */
     int head_rows;     /* rows of logits that a training pass makes at once */
     size_t total_bytes, free_bytes; /* the device's own memory when it was opened; 0: the host's */
     bool is_host; /* its memory is the host's: readable and writable in place after dev_sync */

@@ -143,6 +143,11 @@ static void dry_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tenso
                            float *taps, int B, int T)
 {
 }
+static void dry_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                            const struct tensor *w, const struct tensor *bias,
+                            const struct read_rows *rows)
+{
+}
 static void dry_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw,
                            struct tensor *dbias, const struct tensor *dy, const struct tensor *x,
                            const struct tensor *w, const struct tensor *bias, const int32_t *seg,
@@ -156,6 +161,10 @@ static void dry_conv1d_step(struct dev *dev, struct tensor *y, float *taps, cons
 }
 static void dry_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                         const struct ssd_in *in)
+{
+}
+static void dry_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                         const struct ssd_in *in, const struct read_rows *rows)
 {
 }
 static void dry_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt,
@@ -180,6 +189,12 @@ static void dry_rope(struct dev *dev, struct tensor *x, const int32_t *pos, int 
 {
 }
 static void dry_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in)
+{
+}
+static void dry_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache,
+                          struct tensor *vcache, const struct tensor *q, const struct tensor *k,
+                          const struct tensor *v, float scale, int H, int P, int G,
+                          const struct read_rows *rows)
 {
 }
 static void dry_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
@@ -246,22 +261,27 @@ static const struct ops dry_ops = {
     .linear_fwd = dry_linear,
     .linear_bwd_x = dry_linear_bwd_x,
     .linear_bwd_w = dry_linear_bwd_w,
+    .linear_read = dry_linear,
     .linear_step = dry_linear,
     .linear_resid_fwd = dry_linear_resid_fwd,
+    .linear_resid_read = dry_linear_resid_fwd,
     .linear_step_fused = dry_linear_step_fused,
     .rmsnorm_fwd = dry_rmsnorm_fwd,
     .rmsnorm_bwd = dry_rmsnorm_bwd,
     .gatenorm_fwd = dry_gatenorm_fwd,
     .gatenorm_bwd = dry_gatenorm_bwd,
     .conv1d_fwd = dry_conv1d_fwd,
+    .conv1d_read = dry_conv1d_read,
     .conv1d_bwd = dry_conv1d_bwd,
     .conv1d_step = dry_conv1d_step,
     .ssd_fwd = dry_ssd_fwd,
+    .ssd_read = dry_ssd_read,
     .ssd_bwd = dry_ssd_bwd,
     .ssd_step = dry_ssd_step,
     .mamba_step = dry_mamba_step,
     .rope = dry_rope,
     .attn_fwd = dry_attn_fwd,
+    .attn_read = dry_attn_read,
     .attn_bwd = dry_attn_bwd,
     .attn_step = dry_attn_step,
     .swiglu_fwd = dry_swiglu_fwd,
@@ -281,7 +301,12 @@ int dry_open(struct dev *dev, const struct gpu *gpu, enum dtype act, struct err 
     if (!dry)
         return err_oom(err, sizeof *dry);
     dry->next = (uintptr_t)1 << 40;
-    *dev = (struct dev){.ops = &dry_ops, .act_dtype = act, .head_rows = 2048, .impl = dry};
+    *dev = (struct dev){.ops = &dry_ops,
+                        .act_dtype = act,
+                        .read_unit = 64,
+                        .read_T = 8192,
+                        .head_rows = 2048,
+                        .impl = dry};
     snprintf(dev->name, sizeof dev->name, "%s, predicted", gpu->name);
     return 0;
 }

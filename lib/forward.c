@@ -57,6 +57,16 @@ struct drop drop_of(const struct pass *p, int layer, int which)
                          .site = (uint32_t)(layer * 4 + which)};
 }
 
+static void linear(const struct pass *p, struct tensor *y, const struct tensor *x, int param)
+{
+    struct dev *dev = p->m->dev;
+    const struct weight *w = &p->m->weight[param];
+    if (p->rows)
+        dev->ops->linear_read(dev, y, x, w);
+    else
+        dev->ops->linear_fwd(dev, y, x, w);
+}
+
 /* to = from + residual_multiplier * drop(x w^T) */
 static void add_branch(const struct pass *p, int layer, int which, struct tensor *to,
                        const struct tensor *from, const struct tensor *x, int param)
@@ -64,14 +74,17 @@ static void add_branch(const struct pass *p, int layer, int which, struct tensor
     const struct drop drop = drop_of(p, layer, which);
     struct dev *dev = p->m->dev;
     const struct ops *ops = dev->ops;
-    const struct weight *w = &p->m->weight[param];
     const float scale = p->m->c.residual_multiplier;
-    if (ops->linear_resid_fwd && drop.p == 0.0f) {
-        ops->linear_resid_fwd(dev, to, from, x, w, scale);
+    void (*const fused)(struct dev *, struct tensor *, const struct tensor *, const struct tensor *,
+                        const struct weight *, float) =
+        p->rows ? ops->linear_resid_read : ops->linear_resid_fwd;
+    if (fused && drop.p == 0.0f) {
+        fused(dev, to, from, x, &p->m->weight[param], scale);
         return;
     }
-    ops->linear_fwd(dev, &p->a->branch, x, w);
-    ops->resid_fwd(dev, to, from, &p->a->branch, scale, &drop, p->m->ctl);
+    struct tensor branch = tensor_row_range(&p->a->branch, 0, tensor_rows(to));
+    linear(p, &branch, x, param);
+    ops->resid_fwd(dev, to, from, &branch, scale, &drop, p->m->ctl);
 }
 
 void forward_embed(const struct pass *p)
@@ -87,73 +100,115 @@ static void mamba(const struct pass *p, int i)
     const struct ops *ops = m->dev->ops;
     struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
-    const int B = p->a->B, T = p->a->T;
-    float *taps = NULL, *last = NULL;
-    if (p->state) {
-        taps = state_taps(p->state, i, p->slot);
-        last = state_ssm(p->state, i, p->slot);
-    }
-    ops->linear_fwd(m->dev, &l->proj, &l->n1, &m->weight[lp->in_proj]);
+    const struct tensor *conv_w = &m->value[lp->conv_w], *conv_b = &m->value[lp->conv_b];
+    const int B = p->rows ? 1 : p->a->B, T = p->a->T;
+    linear(p, &l->proj, &l->n1, lp->in_proj);
     const struct mamba_parts part = mamba_split(&m->c, &l->proj);
-    ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, &m->value[lp->conv_w], &m->value[lp->conv_b],
-                    p->seg, taps, B, T);
     const struct ssd_in in = ssd_inputs(m, i, &l->conv, &part.dt, p->seg, B, T);
-    ops->ssd_fwd(m->dev, &l->y, l->delta, l->states, last, &in);
-    ops->gatenorm_fwd(m->dev, &l->g, l->rstd_g, &l->y, &part.z, &m->value[lp->gate_norm],
-                      m->c.norm_eps);
-}
-
-/* What was projected goes on into the cache, and attention reads all that lies there. */
-static void use_cache(const struct pass *p, int i, struct attn_in *in)
-{
-    const int64_t past = p->state->pos[p->slot], T = p->a->T;
-    const struct tensor kc = state_keys(p->state, i, p->slot);
-    const struct tensor vc = state_values(p->state, i, p->slot);
-    struct tensor k = tensor_row_range(&kc, past, T), v = tensor_row_range(&vc, past, T);
-    p->m->dev->ops->cast(p->m->dev, &k, &in->k);
-    p->m->dev->ops->cast(p->m->dev, &v, &in->v);
-    in->k = tensor_row_range(&kc, 0, past + T);
-    in->v = tensor_row_range(&vc, 0, past + T);
-    in->past = (int)past;
+    if (p->rows) {
+        const struct state_layer *s = &p->state->layer[i];
+        ops->conv1d_read(m->dev, &l->conv, s->taps, &part.xbc, conv_w, conv_b, p->rows);
+        ops->ssd_read(m->dev, &l->y, l->delta, s->ssm, &in, p->rows);
+    } else {
+        ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, conv_w, conv_b, p->seg, NULL, B, T);
+        ops->ssd_fwd(m->dev, &l->y, l->delta, l->states, NULL, &in);
+    }
 }
 
 static void attention(const struct pass *p, int i)
 {
     struct model *m = p->m;
+    const struct config *c = &m->c;
     const struct ops *ops = m->dev->ops;
     struct layer_acts *l = &p->a->layer[i];
-    struct attn_in in = attn_inputs(p, l);
-    ops->linear_fwd(m->dev, &l->qkv, &l->n1, &m->weight[m->params.layer[i].q]);
-    if (m->c.use_rope) {
-        ops->rope(m->dev, &l->q, p->a->pos, m->c.attn_heads, m->c.rope_theta, false);
-        ops->rope(m->dev, &l->k, p->a->pos, m->c.kv_heads, m->c.rope_theta, false);
+    linear(p, &l->qkv, &l->n1, m->params.layer[i].q);
+    if (c->use_rope) {
+        ops->rope(m->dev, &l->q, p->a->pos, c->attn_heads, c->rope_theta, false);
+        ops->rope(m->dev, &l->k, p->a->pos, c->kv_heads, c->rope_theta, false);
     }
-    if (p->state)
-        use_cache(p, i, &in);
+    if (p->rows) {
+        struct state_layer *s = &p->state->layer[i];
+        ops->attn_read(m->dev, &l->o, &s->k, &s->v, &l->q, &l->k, &l->v, c->attention_multiplier,
+                       c->attn_heads, c->head_dim, c->kv_heads, p->rows);
+        return;
+    }
+    const struct attn_in in = attn_inputs(p, l);
     ops->attn_fwd(m->dev, &l->o, l->lse, &in);
 }
 
-void forward_block(const struct pass *p, int i, bool is_again)
+/* Block i up to what looks at a token alone: norm, projection, and SSM or attention. */
+static void mix(const struct pass *p, int i)
+{
+    struct model *m = p->m;
+    struct layer_acts *l = &p->a->layer[i];
+    m->dev->ops->rmsnorm_fwd(m->dev, &l->n1, l->rstd1, &l->x, &m->value[m->params.layer[i].norm1],
+                             m->c.norm_eps);
+    if (m->c.pattern[i] == 'm')
+        mamba(p, i);
+    else
+        attention(p, i);
+}
+
+/* The rest of it, on the tokens that l has; to NULL: only what backward needs. */
+static void finish(const struct pass *p, int i, struct layer_acts *l, struct tensor *to)
 {
     struct model *m = p->m;
     struct dev *dev = m->dev;
     const struct ops *ops = dev->ops;
-    struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
-    ops->rmsnorm_fwd(dev, &l->n1, l->rstd1, &l->x, &m->value[lp->norm1], m->c.norm_eps);
     if (m->c.pattern[i] == 'm') {
-        mamba(p, i);
+        const struct mamba_parts part = mamba_split(&m->c, &l->proj);
+        ops->gatenorm_fwd(dev, &l->g, l->rstd_g, &l->y, &part.z, &m->value[lp->gate_norm],
+                          m->c.norm_eps);
         add_branch(p, i, 0, &l->x2, &l->x, &l->g, lp->out_proj);
     } else {
-        attention(p, i);
         add_branch(p, i, 0, &l->x2, &l->x, &l->o, lp->o);
     }
     ops->rmsnorm_fwd(dev, &l->n2, l->rstd2, &l->x2, &m->value[lp->norm2], m->c.norm_eps);
-    ops->linear_fwd(dev, &l->u, &l->n2, &m->weight[lp->mlp_in]);
+    linear(p, &l->u, &l->n2, lp->mlp_in);
     ops->swiglu_fwd(dev, &l->s, &l->u);
     p->a->live = i;
-    if (!is_again)
-        add_branch(p, i, 1, &p->a->layer[i + 1].x, &l->x2, &l->s, lp->mlp_out);
+    if (to)
+        add_branch(p, i, 1, to, &l->x2, &l->s, lp->mlp_out);
+}
+
+void forward_block(const struct pass *p, int i, bool is_again)
+{
+    mix(p, i);
+    finish(p, i, &p->a->layer[i], is_again ? NULL : &p->a->layer[i + 1].x);
+}
+
+/* to = each row's last token of from, whole rows of memory: an embedding of the tokens' numbers. */
+static void pick_last(const struct pass *p, const struct tensor *to, const struct tensor *from)
+{
+    struct dev *dev = p->m->dev;
+    const struct weight rows = {(int)tensor_rows(from), (int)from->ld, from->dtype, 0, from->data};
+    struct tensor picked = *to;
+    picked.dim[picked.n_dims - 1] = to->ld;
+    dev->ops->embed_fwd(dev, &picked, p->a->last, &rows, 1);
+}
+
+void forward_last_block(const struct pass *p, bool has_output)
+{
+    const int i = p->m->c.L - 1;
+    const struct layer_acts *l = &p->a->layer[i];
+    struct layer_acts *tail = &p->a->tail;
+    mix(p, i);
+    if (!has_output)
+        return;
+    pick_last(p, &tail->x, &l->x);
+    if (p->m->c.pattern[i] == 'm') {
+        pick_last(p, &tail->y, &l->y);
+        pick_last(p, &tail->proj, &l->proj);
+    } else {
+        pick_last(p, &tail->o, &l->o);
+    }
+    finish(p, i, tail, &tail->x);
+}
+
+void forward_pick_last(const struct pass *p)
+{
+    pick_last(p, &p->a->tail.x, &p->a->layer[p->m->c.L].x);
 }
 
 /* --- for the backward: what one set of memory holds for all blocks --- */

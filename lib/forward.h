@@ -1,5 +1,5 @@
-/* forward, backward: the passes over blocks that model_loss and model_read are made of. Internal to
- * the model. */
+/* forward, backward: the passes over blocks that model_loss and model_read_all are made of.
+ * Internal to the model. */
 #ifndef HM_FORWARD_H
 #define HM_FORWARD_H
 
@@ -11,13 +11,13 @@ struct pass {
     struct acts *a;
     const int32_t *seg; /* (B,T) in device memory, NULL: one document */
     bool is_dropping;
-    struct state *state; /* model_read: what the slot remembers is read and moved on; else NULL */
-    int slot;
+    struct state *state;          /* of a read or step: what slots remember is read and moved on */
+    const struct read_rows *rows; /* of a read, else NULL */
 };
 
 /* What dev_run knows a piece of work by: what is done, its shape, the memory it is done in, and
  * what else it refers to (a state, tables; NULL: nothing). */
-enum run_kind { RUN_TRAIN, RUN_LOSS, RUN_STEP, RUN_CHOOSE };
+enum run_kind { RUN_TRAIN, RUN_LOSS, RUN_READ, RUN_STEP, RUN_CHOOSE };
 uint64_t model_key(const struct model *m, enum run_kind kind, int B, int T, const void *with);
 
 /* The parts of one projection: z (M,E), xbc (M,E+2GN) and dt (M,H). */
@@ -37,12 +37,19 @@ struct drop drop_of(const struct pass *p, int layer, int which);
 void remake_mlp(const struct pass *p, int i);
 void remake_mixer(const struct pass *p, int i);
 
+MUST_USE int model_check_ids(const struct model *m, const int32_t *ids, size_t n, int32_t lowest,
+                             struct err *err);
 /* Makes the workspace large enough for attention over the state, see model_opts.S. */
 MUST_USE int model_reserve(struct model *m, const struct state *s, struct err *err);
 
 void forward_embed(const struct pass *p);
 /* Block i: layer[i].x to layer[i+1].x. is_again: only what backward needs, so no output. */
 void forward_block(const struct pass *p, int i, bool is_again);
+/* The last block of a read, whose output is wanted behind each row's last token alone, in tail.x
+ * (has_output), or not at all. */
+void forward_last_block(const struct pass *p, bool has_output);
+/* The stream behind the last block at each row's last token: layer[L].x to tail.x. */
+void forward_pick_last(const struct pass *p);
 /* The final norm with weights w (D): layer[L].x to h. */
 void forward_norm(const struct pass *p, const struct tensor *w);
 /* Logits of n rows of h from `row` on, in a->logits; n <= its rows. */

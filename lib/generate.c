@@ -60,11 +60,12 @@ int gen_open(struct gen *g, struct model *m, const struct tok *tok, int n_slots,
     *g = (struct gen){.model = m, .tok = tok, .n_slots = n_slots};
     const size_t n = (size_t)n_slots;
     g->slot = calloc(n, sizeof *g->slot);
+    g->text = calloc(n, sizeof *g->text);
     g->row_slot = calloc(n, sizeof *g->row_slot);
     g->row_id = calloc(n, sizeof *g->row_id);
     g->row_choice = calloc(n, sizeof *g->row_choice);
     g->row_logp = calloc(n, sizeof *g->row_logp);
-    if (!g->slot || !g->row_slot || !g->row_id || !g->row_choice || !g->row_logp) {
+    if (!g->slot || !g->text || !g->row_slot || !g->row_id || !g->row_choice || !g->row_logp) {
         gen_close(g);
         return err_oom(err, n * sizeof *g->slot);
     }
@@ -101,6 +102,7 @@ int gen_check_ids(const struct ids *ids, int32_t n_read, int V, const char *path
 void gen_close(struct gen *g)
 {
     free(g->slot);
+    free(g->text);
     free(g->row_slot);
     free(g->row_id);
     free(g->row_choice);
@@ -124,11 +126,14 @@ static struct job *job_at(struct run *r, int64_t number)
     return &r->job[number % r->cap];
 }
 
-/* Reads the prompt into the slot, all but its last id, which is the input of the first step. */
-static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, struct err *err)
+/* Encodes the prompt, and makes *text what is to be read into the slot: what the prefix's state
+ * does not hold, and not the last id, which is the input of the first step. */
+static int start_prompt(struct run *r, struct job *j, int slot, int64_t number, struct read *text,
+                        struct err *err)
 {
     struct gen *g = r->g;
     struct state *s = &g->state;
+    *text = (struct read){.slot = slot};
     TRY(ids_append(&j->ids, g->prefix.data, g->prefix.n, err));
     TRY(tok_encode(g->tok, j->prompt.text.data, j->prompt.text.size, &j->ids, err));
     if (j->ids.n == (size_t)s->pos[g->n_slots])
@@ -139,10 +144,9 @@ static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, s
         j->out.stop = GEN_CONTEXT;
         return 0;
     }
-    TRY(state_copy(s, slot, s, g->n_slots, err));
-    const size_t begin = (size_t)s->pos[slot], n = j->ids.n - 1 - begin;
-    if (n > 0)
-        TRY(model_read(g->model, s, slot, j->ids.data + begin, n, NULL, NULL, NULL, err));
+    const size_t begin = (size_t)s->pos[g->n_slots];
+    text->ids = j->ids.data + begin;
+    text->n = j->ids.n - 1 - begin;
     r->totals.n_read += (int64_t)(j->ids.n - begin);
     struct sample_opts o;
     TRY(gen_choice(&j->prompt.opts, g->model->c.V, &o, err));
@@ -151,18 +155,8 @@ static int read_prompt(struct run *r, struct job *j, int slot, int64_t number, s
     return 0;
 }
 
-/* Tells the caller that the prompt was read. */
-static int tell_read(struct run *r, const struct job *j, struct err *err)
-{
-    uint64_t hash;
-    if (!r->calls->read || j->out.stop == GEN_CONTEXT)
-        return 0;
-    TRY(model_hash(r->g->model, &hash, err));
-    return r->calls->read(r->calls->arg, &r->g->state, j->slot, &j->ids, hash, err);
-}
-
 /* Takes in the next prompt for the free slot. 1; 0: there is none now. */
-static int take_prompt(struct run *r, int slot, struct err *err)
+static int take_prompt(struct run *r, int slot, struct read *text, struct err *err)
 {
     if (r->is_input_over || r->n == r->cap)
         return 0;
@@ -178,23 +172,70 @@ static int take_prompt(struct run *r, int slot, struct err *err)
     }
     r->n++;
     r->totals.n_prompts++;
-    TRY(read_prompt(r, j, slot, number, err));
-    TRY(tell_read(r, j, err));
-    j->read_s = j->end_s = now_s();
-    if (j->prompt.opts.max_tokens == 0)
-        j->out.stop = GEN_LENGTH;
-    j->is_done = j->out.stop != GEN_GOES_ON;
-    r->g->slot[slot] = (struct gen_slot){!j->is_done, number};
+    r->g->slot[slot] = (struct gen_slot){true, number};
+    TRY(start_prompt(r, j, slot, number, text, err));
     return 1;
 }
 
+/* Tells the caller that the prompt was read. */
+static int tell_read(struct run *r, const struct job *j, struct err *err)
+{
+    uint64_t hash;
+    if (!r->calls->read || j->out.stop == GEN_CONTEXT)
+        return 0;
+    TRY(model_hash(r->g->model, &hash, err));
+    return r->calls->read(r->calls->arg, &r->g->state, j->slot, &j->ids, hash, err);
+}
+
+/* The slots of g->text, which rise, get the state of the prefix. */
+static int fill_prefix(struct gen *g, int n, struct err *err)
+{
+    struct state *s = &g->state;
+    if (s->pos[g->n_slots] > 0) {
+        for (int i = 0; i < n; i++)
+            TRY(state_copy(s, g->text[i].slot, s, g->n_slots, err));
+        return 0;
+    }
+    for (int i = 0, end; i < n; i = end) {
+        for (end = i + 1; end < n && g->text[end].slot == g->text[end - 1].slot + 1;)
+            end++;
+        state_reset_run(s, g->text[i].slot, end - i);
+    }
+    return 0;
+}
+
+/* Reads the n prompts of numbers first and following. */
+static int read_prompts(struct run *r, int64_t first, int n, struct err *err)
+{
+    struct gen *g = r->g;
+    TRY(fill_prefix(g, n, err));
+    TRY(model_read_all(g->model, &g->state, g->text, n, err));
+    for (int64_t number = first; number < first + n; number++) {
+        struct job *j = job_at(r, number);
+        TRY(tell_read(r, j, err));
+        j->read_s = j->end_s = now_s();
+        if (j->prompt.opts.max_tokens == 0)
+            j->out.stop = GEN_LENGTH;
+        j->is_done = j->out.stop != GEN_GOES_ON;
+        g->slot[j->slot].is_taken = !j->is_done;
+    }
+    return 0;
+}
+
+/* Prompts for all free slots; again where some of them leave theirs at once. */
 static int fill_slots(struct run *r, struct err *err)
 {
-    for (int i = 0; i < r->g->n_slots; i++) {
+    struct gen *g = r->g;
+    for (int n = 1; n > 0;) {
+        const int64_t first = r->first + r->n;
         int got = 1;
-        while (!r->g->slot[i].is_taken && got > 0)
-            if ((got = take_prompt(r, i, err)) < 0)
-                return -1;
+        n = 0;
+        for (int i = 0; i < g->n_slots && got > 0; i++)
+            if (!g->slot[i].is_taken && (got = take_prompt(r, i, &g->text[n], err)) > 0)
+                n++;
+        if (got < 0)
+            return -1;
+        TRY(read_prompts(r, first, n, err));
     }
     return 0;
 }

@@ -1,10 +1,10 @@
 /* generate: completions of prompts, decoded as a ragged batch.
  *
- * Each prompt takes a slot of the state: its ids but the last are read into it (model_read), and
- * from then on one step of the model moves all taken slots by a token. A slot whose prompt is done
- * is taken by the next one; nothing is padded. A prompt's completion does not depend on what the
- * other slots hold: a step treats each row alone, and a choice is keyed by (seed, key, position).
- */
+ * Each prompt takes a slot of the state: its ids but the last are read into it, together with those
+ * of the other prompts that take slots now (model_read_all), and from then on one step of the model
+ * moves all taken slots by a token. A slot whose prompt is done is taken by the next one; nothing
+ * is padded. A prompt's completion does not depend on what the other slots hold: reads and steps
+ * treat each row alone, and a choice is keyed by (seed, key, position). */
 #ifndef HM_GENERATE_H
 #define HM_GENERATE_H
 
@@ -63,7 +63,8 @@ struct gen_result {
     int64_t number; /* of the prompt, from 0 */
     size_t n_read;  /* ids of the prompt, <s> included */
     const struct completion *completion;
-    double read_s, decode_s; /* wall time: reading the prompt; from then to the last token */
+    double read_s, decode_s; /* wall time: until the prompt was read, with those beside it; from
+                                then to the last token */
 };
 
 struct gen_totals {
@@ -97,6 +98,7 @@ struct gen {
     struct sampler sampler;
     struct ids prefix;     /* what every prompt begins with: <s>, or a loaded state's ids */
     struct gen_slot *slot; /* (n_slots) owned */
+    struct read *text;     /* (n_slots) owned: what is to be read together */
     int32_t *row_slot, *row_id, *row_choice; /* (n_slots) owned */
     float *row_logp;
 };

@@ -1,4 +1,5 @@
-/* model: memory and weights; see model.h. The passes: passes.c, forward.c, backward.c, step.c. */
+/* model: memory and weights; see model.h. The passes: loss.c, read.c, forward.c,
+ * backward.c, step.c. */
 #include "model.h"
 #include "forward.h"
 
@@ -9,6 +10,13 @@
 
 /* --- the plan: every size that the device memory of a model follows from --- */
 
+/* What a read of n tokens takes: whole units. */
+static int read_tokens(const struct model *m, int n)
+{
+    const int unit = m->dev->read_unit;
+    return (n + unit - 1) / unit * unit;
+}
+
 /* The greatest region, and the most that is uploaded for a pass, of all passes. */
 static size_t region_bytes(struct model *m)
 {
@@ -16,7 +24,7 @@ static size_t region_bytes(struct model *m)
     const struct acts_shape shape[] = {
         {m->dev, PASS_FORWARD, o->recompute, o->B, o->T},
         {m->dev, PASS_TRAIN, o->recompute, o->is_training ? o->B : 0, o->T},
-        {m->dev, PASS_FORWARD, o->recompute, o->read_T ? 1 : 0, o->read_T},
+        {m->dev, PASS_READ, o->recompute, o->read_T ? o->read_R : 0, read_tokens(m, o->read_T)},
         {m->dev, PASS_STEP, o->recompute, o->step_R, 1},
     };
     size_t most = 0;
@@ -70,7 +78,7 @@ static size_t work_bytes(const struct model *m)
     if (o->B > 0)
         need[0] = pass_work(m, o->B, o->T, 0);
     if (o->read_T > 0)
-        need[1] = pass_work(m, 1, o->read_T, 0);
+        need[1] = pass_work(m, 1, read_tokens(m, o->read_T), o->read_R);
     if (o->step_R > 0)
         need[2] = pass_work(m, o->step_R, 1, o->step_R);
     for (int i = 0; i < 3; i++)
@@ -140,10 +148,10 @@ int model_reserve(struct model *m, const struct state *s, struct err *err)
 
 static int check_opts(const struct model_opts *o, const struct dev *dev, struct err *err)
 {
-    if (o->read_T < 0 || o->step_R < 0 || o->S < 0)
+    if (o->read_T < 0 || o->read_R < 0 || o->step_R < 0 || o->S < 0)
         return err_set(err, NULL, "give sizes of at least 1",
-                       "reading %d tokens, decoding %d rows, over %d positions", o->read_T,
-                       o->step_R, o->S);
+                       "reading %d tokens of %d rows, decoding %d rows, over %d positions",
+                       o->read_T, o->read_R, o->step_R, o->S);
     if (o->B < 0 || o->T < 0 || (o->B > 0) != (o->T > 0) || (o->is_training && o->B == 0))
         return err_set(err, NULL, "give rows and positions of at least 1",
                        "a micro-batch of %d rows of %d positions", o->B, o->T);
@@ -165,6 +173,8 @@ static int prepare(struct model *m, const struct config *c, const struct model_o
     *m = (struct model){.c = *c, .opts = *opts, .dev = dev};
     if (dev->act_dtype != DT_F32)
         m->opts.product = dev->act_dtype;
+    if (m->opts.read_R == 0)
+        m->opts.read_R = 1;
     m->work_S = opts->S > 0 ? opts->S : c->max_positions;
     TRY(config_check(c, err));
     TRY(check_opts(&m->opts, dev, err));

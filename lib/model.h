@@ -2,8 +2,8 @@
  *
  * - Training: model_loss (forward and, if asked, backward) over rows of a batch, then the optimizer
  *   on the flat blocks, then model_refresh.
- * - Reading: model_read takes any number of tokens of one sequence into a slot of a state, read_T
- * at a time.
+ * - Reading: model_read_all takes texts of any length into slots of a state, many short ones in a
+ * pass or a long one in several. What a slot gets does not depend on what is read beside it.
  * - Decoding: model_step takes one token each of R sequences; a row's bits are those it has alone.
  *
  * All memory is planned and taken in model_open; no pass allocates (but see model_opts.S). */
@@ -23,7 +23,8 @@ struct model_opts {
     int B, T;           /* the largest micro-batch of model_loss; 0: none */
     enum recompute recompute;
     float dropout;
-    int read_T; /* tokens of one pass of model_read; 0: none */
+    int read_T; /* tokens of one pass that reads; a longer text is read in pieces of it. 0: none */
+    int read_R; /* the most texts of such a pass; 0: 1 */
     int step_R; /* the most rows of model_step; 0: none */
     int S; /* positions of the longest state; 0: the config's max_positions. The first pass over
               a longer one makes the workspace grow, the only time that a pass takes memory */
@@ -75,9 +76,21 @@ MUST_USE int model_hash(const struct model *m, uint64_t *hash, struct err *err);
 MUST_USE int model_loss(struct model *m, const struct rows *rows, bool is_backward, int micro,
                         float *loss, struct err *err);
 
-/* Reads n ids into the slot (which may already hold text), read_T at a time. target (n) or NULL:
- * loss (n) then gets -log p of target[i] after ids[..i], 0 where target < 0. logits (V) or NULL:
- * host copy after the last id. */
+/* A text to be read into a slot, which may already hold some. */
+struct read {
+    int slot;
+    const int32_t *ids;
+    size_t n;
+    const int32_t *target; /* (n) or NULL: loss (n) then gets -log p of target[i] after ids[..i], 0
+                              where target < 0 */
+    float *loss;
+    float *logits; /* (V) or NULL: host copy after the last id */
+};
+/* Reads them all, into different slots. A slot's bits are those of its text read alone. Waits only
+ * where there are losses or logits. */
+MUST_USE int model_read_all(struct model *m, struct state *s, const struct read *texts, int n_texts,
+                            struct err *err);
+/* The same of one. */
 MUST_USE int model_read(struct model *m, struct state *s, int slot, const int32_t *ids, size_t n,
                         const int32_t *target, float *loss, float *logits, struct err *err);
 

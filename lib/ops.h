@@ -11,8 +11,8 @@
  * - Gradients of parameters are added to (+=), in f32. Gradients of activations are overwritten
  * (=), save the residual stream's, which is marked (+=).
  * - Sums are taken in an order that depends on sizes and worker count only: the same call twice
- * gives the same bits. *_step ops treat each row alone, so a row's bits do not depend on the rows
- * beside it.
+ * gives the same bits. *_step and *_read ops treat each row alone, so a row's bits do not depend on
+ * the rows beside it.
  * - An op allocates nothing. plan() says what workspace it wants; dev->work is at least that.
  * - What changes between steps (learning rate, seed, step, scales, skip) is read from struct
  * step_ctl, which lies in device memory, so a step can be captured once and replayed.
@@ -33,7 +33,8 @@ struct weight {
     void *data;       /* in device memory; in the plain f32 layout, the master tensor itself */
 };
 
-/* Sizes from which an op's workspace follows; unused letters stay 0. */
+/* Sizes from which an op's workspace follows; unused letters stay 0. A read of R rows has B 1 and T
+ * tokens in all, a step of R rows T 1. */
 struct sizes {
     int B, T, D, H, P, N, G, K, F, V, Q, S, R;
     bool keeps_states; /* the caller keeps the SSD's states for the backward pass */
@@ -124,6 +125,16 @@ struct attn_in {
 struct step_rows {
     const int32_t *slot, *pos; /* (R) */
     int R;
+};
+
+/* Rows of a read: a list of M tokens, in which a piece of text of each of R sequences has its
+ * place: row r is tokens begin[r] .. begin[r+1]-1, at least one, belongs to slot[r] of the state
+ * and is at position pos[r] (tokens before it). begin[0] is 0; tokens from begin[R] on belong to no
+ * row and may come out as anything. Device memory. No slot appears twice. */
+struct read_rows {
+    const int32_t *begin;      /* (R+1) */
+    const int32_t *slot, *pos; /* (R) */
+    int R, T;                  /* no row is longer than T, which is at most M */
 };
 
 /* How one row's next token is chosen; device memory, one a row. Order: penalties and bias, then
@@ -219,10 +230,16 @@ struct ops {
     void (*linear_step)(struct dev *, struct tensor *y, const struct tensor *x,
                         const struct weight *w);
 
-    /* (optional) linear_fwd and the residual after it: y = resid + scale * x w^T; y may be resid.
-     */
+    /* linear_fwd where M is a multiple of dev->read_unit and a row's bits do not depend on M. */
+    void (*linear_read)(struct dev *, struct tensor *y, const struct tensor *x,
+                        const struct weight *w);
+
+    /* (optional) linear_fwd, or linear_read, and the residual after it: y = resid + scale * x w^T;
+     * y may be resid. */
     void (*linear_resid_fwd)(struct dev *, struct tensor *y, const struct tensor *resid,
                              const struct tensor *x, const struct weight *w, float scale);
+    void (*linear_resid_read)(struct dev *, struct tensor *y, const struct tensor *resid,
+                              const struct tensor *x, const struct weight *w, float scale);
     /* (optional) linear_step with what stands around it. */
     void (*linear_step_fused)(struct dev *, struct tensor *y, const struct tensor *x,
                               const struct weight *w, const struct step_fuse *);
@@ -255,7 +272,12 @@ struct ops {
                        struct tensor *dbias /* += */, const struct tensor *dy,
                        const struct tensor *x, const struct tensor *w, const struct tensor *bias,
                        const int32_t *seg, int B, int T);
-    /* taps (slots,K-1,C) f32, oldest first, shifted in place */
+    /* x, y (M,C); taps (slots,K-1,C) f32, oldest first: the inputs before a row, replaced by its
+     * last K-1 inputs */
+    void (*conv1d_read)(struct dev *, struct tensor *y, float *taps, const struct tensor *x,
+                        const struct tensor *w, const struct tensor *bias,
+                        const struct read_rows *);
+    /* the same, shifted in place */
     void (*conv1d_step)(struct dev *, struct tensor *y, float *taps, const struct tensor *x,
                         const struct tensor *w, const struct tensor *bias,
                         const struct step_rows *);
@@ -272,6 +294,10 @@ struct ops {
                     struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                     struct tensor *dskip, const struct tensor *dy, const float *delta,
                     const float *states, const struct ssd_in *in);
+    /* in->B = 1, in->T = M, seg NULL; delta (M,H) f32; state (slots,H,P,N) f32: before a row,
+     * replaced by the one after it. */
+    void (*ssd_read)(struct dev *, struct tensor *y, float *delta, float *state,
+                     const struct ssd_in *in, const struct read_rows *);
     /* One token a row: in->B = R, in->T = 1, seg NULL; state (slots,H,P,N) f32 is advanced in
      * place. */
     void (*ssd_step)(struct dev *, struct tensor *y, float *state, const struct ssd_in *in,
@@ -296,6 +322,11 @@ struct ops {
     void (*attn_bwd)(struct dev *, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                      const struct tensor *dout, const struct tensor *o, const float *lse,
                      const struct attn_in *in); /* past is 0 */
+    /* q (M,H*P), k and v (M,G*P). Stores k and v in kcache and vcache (slots,S,G*P), from position
+     * pos of a row's slot on; then its token t attends to positions 0..pos+t. */
+    void (*attn_read)(struct dev *, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                      const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                      float scale, int H, int P, int G, const struct read_rows *);
     /* q (R,H*P), k and v (R,G*P) of the new token. Stores k and v at position pos of the row's slot
      * in kcache and vcache (slots,S,G*P), then attends to positions 0..pos. */
     void (*attn_step)(struct dev *, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
@@ -333,7 +364,8 @@ struct ops {
      * mean. Means and variances move by 1/64 a step (in the first 64 by 1/applied, so that these
      * are the plain ones); an outlier moves them as if it lay at the limit, so that a lasting
      * change of level is soon accepted, and what is not finite leaves them. A step counts in
-     * applied and clears skipped_in_row, or counts in skipped and skipped_in_row.
+     * applied and clears skipped_in_row, or counts in skipped and skipped_in_row; the latter not
+     * where the loss is finite and fp16_scale, above 1, can still be halved: it was too large.
      * grad_scale = min(1, clip / gnorm), 1 where clip is 0; gradients, norm and grad_scale are
      * those of the loss itself, fp16_scale taken out. */
     void (*gnorm)(struct dev *, struct step_ctl *ctl, const float *g, size_t n);

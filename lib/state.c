@@ -92,15 +92,21 @@ struct tensor state_values(const struct state *s, int layer, int slot)
 }
 
 /* Keys and values need no clearing: positions from pos on are never read. */
-void state_reset(struct state *s, int slot)
+void state_reset_run(struct state *s, int first, int n)
 {
-    s->pos[slot] = 0;
+    for (int i = 0; i < n; i++)
+        s->pos[first + i] = 0;
     for (int i = 0; i < s->c->L; i++) {
         if (s->c->pattern[i] != 'm')
             continue;
-        dev_zero(s->dev, state_taps(s, i, slot), n_taps(s->c) * sizeof(float));
-        dev_zero(s->dev, state_ssm(s, i, slot), n_ssm(s->c) * sizeof(float));
+        dev_zero(s->dev, state_taps(s, i, first), (size_t)n * n_taps(s->c) * sizeof(float));
+        dev_zero(s->dev, state_ssm(s, i, first), (size_t)n * n_ssm(s->c) * sizeof(float));
     }
+}
+
+void state_reset(struct state *s, int slot)
+{
+    state_reset_run(s, slot, 1);
 }
 
 static void copy_rows(struct dev *dev, const struct tensor *to, const struct tensor *from,

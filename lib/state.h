@@ -39,6 +39,8 @@ struct tensor state_keys(const struct state *s, int layer, int slot);
 struct tensor state_values(const struct state *s, int layer, int slot);
 
 void state_reset(struct state *s, int slot);
+/* The same of n neighbours. */
+void state_reset_run(struct state *s, int first, int n);
 /* Copies slot `from` of src into slot `to` of dst (same config; may be the same state). Only pos[]
  * positions of the cache are copied. */
 MUST_USE int state_copy(struct state *dst, int to, const struct state *src, int from,

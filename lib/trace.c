@@ -36,7 +36,7 @@ double trace_median(double *value, int n)
 double trace_floor(const struct roofline *r, const struct trace_call *call)
 {
     const double flop_s = call->is_16bit ? r->bf16_flop_s : r->f32_flop_s;
-    const double move_s = call->bytes / r->byte_s, work_s = call->flops / flop_s;
+    const double move_s = call->bytes / r->byte_s, work_s = flop_s > 0 ? call->flops / flop_s : 0;
     const double floor_s = move_s > work_s ? move_s : work_s;
     return floor_s > r->least_s ? floor_s : r->least_s;
 }

@@ -59,6 +59,24 @@ static void timed_linear_fwd(struct dev *dev, struct tensor *y, const struct ten
                 w->dtype != DT_F32);
 }
 
+static void timed_linear_read(struct dev *dev, struct tensor *y, const struct tensor *x,
+                              const struct weight *w)
+{
+    struct trace *t = trace_begin(dev);
+    t->inner->linear_read(dev, y, x, w);
+    end_product(t, "linear_read", y, w->rows, w->cols, size_of(y) + size_of(x) + weight_size(w),
+                w->dtype != DT_F32);
+}
+
+static void timed_linear_resid_read(struct dev *dev, struct tensor *y, const struct tensor *resid,
+                                    const struct tensor *x, const struct weight *w, float scale)
+{
+    struct trace *t = trace_begin(dev);
+    t->inner->linear_resid_read(dev, y, resid, x, w, scale);
+    end_product(t, "linear_resid_read", y, w->rows, w->cols,
+                size_of(y) + size_of(resid) + size_of(x) + weight_size(w), w->dtype != DT_F32);
+}
+
 static void timed_linear_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *resid,
                                    const struct tensor *x, const struct weight *w, float scale)
 {
@@ -151,6 +169,20 @@ static void timed_conv1d_fwd(struct dev *dev, struct tensor *y, const struct ten
                       .flops = (2.0 * (double)tensor_cols(w) + 5) * count_of(x)));
 }
 
+/* M tokens of R rows, whose taps are read and written */
+static void timed_conv1d_read(struct dev *dev, struct tensor *y, float *taps,
+                              const struct tensor *x, const struct tensor *w,
+                              const struct tensor *bias, const struct read_rows *rows)
+{
+    struct trace *t = trace_begin(dev);
+    t->inner->conv1d_read(dev, y, taps, x, w, bias, rows);
+    trace_end(t,
+              COST("conv1d_read", "RMC", {rows->R, tensor_rows(x), tensor_cols(x)},
+                   .bytes = size_of(x) + size_of(y) + size_of(w) + size_of(bias) +
+                            8.0 * rows->R * (double)(tensor_cols(w) - 1) * (double)tensor_cols(x),
+                   .flops = (2.0 * (double)tensor_cols(w) + 5) * count_of(x)));
+}
+
 static void timed_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw,
                              struct tensor *dbias, const struct tensor *dy, const struct tensor *x,
                              const struct tensor *w, const struct tensor *bias, const int32_t *seg,
@@ -188,6 +220,18 @@ static void timed_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float
                       .bytes = ssd_inputs_size(in) + size_of(y) + 4.0 * in->B * in->T * in->H +
                                (states ? ssd_states_size(in) : 0) + (last ? 2 * one_state : 0),
                       .flops = ssd_flops(in), .is_16bit = y->dtype != DT_F32));
+}
+
+static void timed_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                           const struct ssd_in *in, const struct read_rows *rows)
+{
+    struct trace *t = trace_begin(dev);
+    t->inner->ssd_read(dev, y, delta, state, in, rows);
+    const double one_state = 4.0 * rows->R * in->H * in->P * in->N;
+    trace_end(t,
+              COST("ssd_read", "RMHN", {rows->R, in->T, in->H, in->N},
+                   .bytes = ssd_inputs_size(in) + size_of(y) + 4.0 * in->T * in->H + 2 * one_state,
+                   .flops = ssd_flops(in), .is_16bit = y->dtype != DT_F32));
 }
 
 static void timed_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt,
@@ -234,6 +278,20 @@ static void timed_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const 
               COST("attn_fwd", "BTSH", {in->B, in->T, in->past + in->T, in->H},
                    .bytes = attn_inputs_size(in) + size_of(o) + 4.0 * in->B * in->T * in->H,
                    .flops = 4.0 * in->H * in->P * attn_pairs(in), .is_16bit = o->dtype != DT_F32));
+}
+
+/* as if the rows were alike and began at 0: where they lie is known to the device alone */
+static void timed_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache,
+                            struct tensor *vcache, const struct tensor *q, const struct tensor *k,
+                            const struct tensor *v, float scale, int H, int P, int G,
+                            const struct read_rows *rows)
+{
+    struct trace *t = trace_begin(dev);
+    t->inner->attn_read(dev, o, kcache, vcache, q, k, v, scale, H, P, G, rows);
+    const double M = (double)tensor_rows(q), pairs = M * (M / rows->R + 1) / 2;
+    trace_end(t, COST("attn_read", "RMH", {rows->R, tensor_rows(q), H},
+                      .bytes = size_of(q) + size_of(o) + 2 * (size_of(k) + size_of(v)),
+                      .flops = 4.0 * H * P * pairs, .is_16bit = o->dtype != DT_F32));
 }
 
 static void timed_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
@@ -314,20 +372,26 @@ void trace_wrap(struct ops *table)
     table->embed_fwd = timed_embed_fwd;
     table->embed_bwd = timed_embed_bwd;
     table->linear_fwd = timed_linear_fwd;
+    table->linear_read = timed_linear_read;
     table->linear_bwd_x = timed_linear_bwd_x;
     table->linear_bwd_w = timed_linear_bwd_w;
     if (table->linear_resid_fwd)
         table->linear_resid_fwd = timed_linear_resid_fwd;
+    if (table->linear_resid_read)
+        table->linear_resid_read = timed_linear_resid_read;
     table->rmsnorm_fwd = timed_rmsnorm_fwd;
     table->rmsnorm_bwd = timed_rmsnorm_bwd;
     table->gatenorm_fwd = timed_gatenorm_fwd;
     table->gatenorm_bwd = timed_gatenorm_bwd;
     table->conv1d_fwd = timed_conv1d_fwd;
+    table->conv1d_read = timed_conv1d_read;
     table->conv1d_bwd = timed_conv1d_bwd;
     table->ssd_fwd = timed_ssd_fwd;
+    table->ssd_read = timed_ssd_read;
     table->ssd_bwd = timed_ssd_bwd;
     table->rope = timed_rope;
     table->attn_fwd = timed_attn_fwd;
+    table->attn_read = timed_attn_read;
     table->attn_bwd = timed_attn_bwd;
     table->swiglu_fwd = timed_swiglu_fwd;
     table->swiglu_bwd = timed_swiglu_bwd;

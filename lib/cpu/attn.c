@@ -12,11 +12,40 @@
 
 struct fwd {
     struct dev *dev;
-    const struct attn_in *in;
+    const struct attn_in *in; /* of a read: k and v are the caches */
     struct tensor *o;
-    float *lse;
+    float *lse;                   /* NULL: not wanted */
+    const struct read_rows *rows; /* of a read, else NULL */
     size_t worker_bytes;
 };
+
+/* One sequence: T queries, rows q0 .. of q, over past + T keys, rows k0 .. of k. */
+struct span {
+    int64_t q0, k0;
+    int T, past;
+};
+
+static struct span span_of(const struct fwd *o, int b)
+{
+    const struct attn_in *in = o->in;
+    const struct read_rows *rows = o->rows;
+    if (rows)
+        return (struct span){rows->begin[b], rows->slot[b] * in->k.dim[1],
+                             rows->begin[b + 1] - rows->begin[b], rows->pos[b]};
+    return (struct span){(int64_t)b * in->T, (int64_t)b * (in->past + in->T), in->T, in->past};
+}
+
+/* The most keys before the T last ones. */
+static int past_of(const struct fwd *o)
+{
+    const int64_t before = o->rows ? o->in->k.dim[1] - o->in->T : o->in->past;
+    return before > 0 ? (int)before : 0;
+}
+
+static int n_sequences(const struct fwd *o)
+{
+    return o->rows ? o->rows->R : o->in->B;
+}
 
 struct space {
     int *first;     /* (T) */
@@ -74,10 +103,11 @@ static inline float exponentials(float *restrict s, float top, int lo, int hi)
 
 /* Scores of keys [j0,j0+keys) become weights, and what was summed before is rescaled. t0: the
  * tile's first query. */
-static void soften(struct space *w, const struct attn_in *in, int t0, int rows, int j0, int keys)
+static void soften(struct space *w, const struct attn_in *in, int past, int t0, int rows, int j0,
+                   int keys)
 {
     for (int i = 0; i < rows; i++) {
-        const struct attn_span span = attn_span_of(w->first[t0 + i], in->past + t0 + i, j0, keys);
+        const struct attn_span span = attn_span_of(w->first[t0 + i], past + t0 + i, j0, keys);
         float *s = mat_at(w->s, i, 0).p;
         attn_zero_outside(s, &span, keys);
         if (span.lo >= span.hi)
@@ -96,11 +126,12 @@ static void soften(struct space *w, const struct attn_in *in, int t0, int rows, 
 }
 
 /* Queries [t0,t0+rows) of head h of sequence b. */
-static void run_tile(const struct fwd *o, struct space *w, int b, int h, int t0, int rows)
+static void run_tile(const struct fwd *o, struct space *w, const struct span *at, int b, int h,
+                     int t0, int rows)
 {
     const struct attn_in *in = o->in;
-    const int P = in->P, j_end = in->past + t0 + rows;
-    const int64_t q_row = (int64_t)b * in->T + t0;
+    const int P = in->P, j_end = at->past + t0 + rows;
+    const int64_t q_row = at->q0 + t0;
     attn_copy_scaled(w->q, attn_mat(&in->q, q_row, h, P), in->scale, rows, P);
     for (int i = 0; i < rows; i++) {
         memset(mat_at(w->acc, i, 0).p, 0, sizeof(float) * (size_t)P);
@@ -110,11 +141,12 @@ static void run_tile(const struct fwd *o, struct space *w, int b, int h, int t0,
     for (int j0 = w->first[t0]; j0 < j_end; j0 += ATTN_KEYS) {
         const int keys = attn_min(ATTN_KEYS, j_end - j0);
         mm_ab(w->s, w->q, mat_at(w->kt, 0, j0), rows, keys, P, false);
-        soften(w, in, t0, rows, j0, keys);
+        soften(w, in, at->past, t0, rows, j0, keys);
         mm_ab(w->acc, w->s, mat_at(w->v, j0, 0), rows, P, keys, true);
     }
     for (int i = 0; i < rows; i++) {
-        o->lse[((int64_t)b * in->H + h) * in->T + t0 + i] = w->top[i] + logf(w->sum[i]);
+        if (o->lse)
+            o->lse[((int64_t)b * in->H + h) * in->T + t0 + i] = w->top[i] + logf(w->sum[i]);
         w->sum[i] = 1.0f / w->sum[i];
     }
     const struct mat out = attn_mat(o->o, q_row, h, P);
@@ -122,42 +154,100 @@ static void run_tile(const struct fwd *o, struct space *w, int b, int h, int t0,
         attn_copy_scaled(mat_at(out, i, 0), mat_at(w->acc, i, 0), w->sum[i], 1, P);
 }
 
-static void load_head(struct space *w, const struct attn_in *in, int b, int g)
+static void load_head(struct space *w, const struct attn_in *in, const struct span *at, int g)
 {
-    const int n_keys = in->past + in->T;
-    const int64_t r = (int64_t)b * n_keys;
-    mm_transpose(w->kt, attn_mat(&in->k, r, g, in->P), n_keys, in->P);
-    attn_copy_scaled(w->v, attn_mat(&in->v, r, g, in->P), 1, n_keys, in->P);
+    const int n_keys = at->past + at->T;
+    mm_transpose(w->kt, attn_mat(&in->k, at->k0, g, in->P), n_keys, in->P);
+    attn_copy_scaled(w->v, attn_mat(&in->v, at->k0, g, in->P), 1, n_keys, in->P);
 }
 
-/* A worker's share of the tiles of queries, head after head. */
+static int n_tiles_of(const struct span *at)
+{
+    return (at->T + ATTN_ROWS - 1) / ATTN_ROWS;
+}
+
+/* Tiles [begin,end) of sequence b, which are counted head after head. */
+static void run_tiles(const struct fwd *o, struct space *w, const struct span *at, int b, int begin,
+                      int end)
+{
+    const struct attn_in *in = o->in;
+    const int n_tiles = n_tiles_of(at), per_group = in->H / in->G;
+    if (begin < end && o->rows)
+        memset(w->first, 0, sizeof *w->first * (size_t)at->T);
+    else if (begin < end)
+        attn_first_keys(w->first, in, b);
+    for (int i = begin; i < end; i++) {
+        const int h = i / n_tiles, t0 = i % n_tiles * ATTN_ROWS;
+        if (i == begin || (t0 == 0 && h % per_group == 0))
+            load_head(w, in, at, h / per_group);
+        run_tile(o, w, at, b, h, t0, attn_min(ATTN_ROWS, at->T - t0));
+    }
+}
+
+/* A worker's share of the tiles of queries of all sequences. */
 static void fwd_share(void *arg, int worker, int n_workers)
 {
     const struct fwd *o = arg;
     const struct attn_in *in = o->in;
-    const int n_tiles = (in->T + ATTN_ROWS - 1) / ATTN_ROWS;
     struct scratch s = scratch_of(o->dev, 0, o->worker_bytes, worker);
     struct space w;
-    size_t begin, end;
-    int at = -1; /* the (b,g) whose keys lie in kt */
-    carve(&w, &s, in->T, in->past, in->P);
-    pool_share((size_t)in->B * (size_t)in->H * (size_t)n_tiles, 1, worker, n_workers, &begin, &end);
-    for (size_t i = begin; i < end; i++) {
-        const int tile = (int)(i % (size_t)n_tiles), bh = (int)(i / (size_t)n_tiles);
-        const int b = bh / in->H, h = bh % in->H, g = h / (in->H / in->G);
-        const int t0 = tile * ATTN_ROWS;
-        if (at != b * in->G + g) {
-            at = b * in->G + g;
-            attn_first_keys(w.first, in, b);
-            load_head(&w, in, b, g);
-        }
-        run_tile(o, &w, b, h, t0, attn_min(ATTN_ROWS, in->T - t0));
+    size_t begin, end, n_all = 0, at = 0;
+    carve(&w, &s, in->T, past_of(o), in->P);
+    for (int b = 0; b < n_sequences(o); b++) {
+        const struct span span = span_of(o, b);
+        n_all += (size_t)in->H * (size_t)n_tiles_of(&span);
     }
+    pool_share(n_all, 1, worker, n_workers, &begin, &end);
+    for (int b = 0; b < n_sequences(o); b++) {
+        const struct span span = span_of(o, b);
+        const size_t n = (size_t)in->H * (size_t)n_tiles_of(&span);
+        const size_t first = begin > at ? begin - at : 0, last = end > at ? end - at : 0;
+        run_tiles(o, &w, &span, b, (int)(first < n ? first : n), (int)(last < n ? last : n));
+        at += n;
+    }
+}
+
+static void run(struct fwd *f)
+{
+    const struct attn_in *in = f->in;
+    f->worker_bytes = worker_bytes(in->T, past_of(f), in->P);
+    assert(f->dev->work_bytes >= (size_t)n_workers_of(f->dev) * f->worker_bytes);
+    pool_run(pool_of(f->dev), fwd_share, f);
 }
 
 void cpu_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in)
 {
-    struct fwd f = {dev, in, o, lse, worker_bytes(in->T, in->past, in->P)};
-    assert(dev->work_bytes >= (size_t)n_workers_of(dev) * f.worker_bytes);
-    pool_run(pool_of(dev), fwd_share, &f);
+    run(&(struct fwd){dev, in, o, lse, NULL, 0});
+}
+
+/* --- a read --- */
+
+static void store_row(const struct fwd *o, const struct tensor *cache, const struct tensor *from,
+                      int b)
+{
+    const struct span at = span_of(o, b);
+    for (int t = 0; t < at.T; t++)
+        memcpy(row(cache, at.k0 + at.past + t), row(from, at.q0 + t),
+               sizeof(float) * (size_t)tensor_cols(from));
+}
+
+void cpu_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                   const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                   float scale, int H, int P, int G, const struct read_rows *rows)
+{
+    const struct attn_in in = {.q = *q,
+                               .k = *kcache,
+                               .v = *vcache,
+                               .scale = scale,
+                               .B = 1,
+                               .T = (int)tensor_rows(q),
+                               .H = H,
+                               .P = P,
+                               .G = G};
+    struct fwd f = {dev, &in, o, NULL, rows, 0};
+    for (int b = 0; b < rows->R; b++) {
+        store_row(&f, kcache, k, b);
+        store_row(&f, vcache, v, b);
+    }
+    run(&f);
 }

@@ -19,8 +19,29 @@ struct conv {
     const int32_t *seg;
     float *taps;
     const struct step_rows *rows;
+    const struct read_rows *read; /* NULL: B sequences of T */
     int B, T;
 };
+
+/* Tokens of one sequence: rows r0 .. of x; its history taps (K-1,C), or NULL. */
+struct span {
+    int64_t r0;
+    int T;
+    float *taps;
+};
+
+static struct span span_of(const struct conv *o, int b)
+{
+    const struct read_rows *read = o->read;
+    const int64_t slot = read ? read->slot[b] : b;
+    const int64_t n_taps = (tensor_cols(o->w) - 1) * tensor_cols(o->x);
+    struct span at = {(int64_t)b * o->T, o->T, o->taps ? o->taps + slot * n_taps : NULL};
+    if (read) {
+        at.r0 = read->begin[b];
+        at.T = read->begin[b + 1] - read->begin[b];
+    }
+    return at;
+}
 
 /* The weights of n channels from c0 on, tap by tap, and their bias. */
 struct block {
@@ -85,31 +106,30 @@ static inline void silu(float *restrict y, const float *restrict pre, int n)
         y[c] = vsilu(pre[c]);
 }
 
-/* Inputs under the taps at (b,t): NULL before the segment, or before the row unless the history
- * taps (K-1,C) reach there. */
-static void tap_inputs(const float **in, const struct conv *o, const struct block *blk, int b,
-                       int t)
+/* Inputs under the taps at token t: NULL before the segment, or before the sequence unless the
+ * history taps reach there. */
+static void tap_inputs(const float **in, const struct conv *o, const struct block *blk,
+                       const struct span *at, int t)
 {
-    const int64_t r = (int64_t)b * o->T + t, C = tensor_cols(o->x);
+    const int64_t r = at->r0 + t, C = tensor_cols(o->x);
     for (int j = 0; j < blk->K; j++) {
         const int back = blk->K - 1 - j, u = t - back;
         in[j] = NULL;
         if (u >= 0 && (!o->seg || o->seg[r - back] == o->seg[r]))
             in[j] = row(o->x, r - back) + blk->c0;
-        else if (u < 0 && o->taps && (!o->seg || o->seg[r] == o->seg[r - t]))
-            in[j] = o->taps + ((int64_t)b * (blk->K - 1) + blk->K - 1 + u) * C + blk->c0;
+        else if (u < 0 && at->taps && (!o->seg || o->seg[r] == o->seg[r - t]))
+            in[j] = at->taps + (blk->K - 1 + u) * C + blk->c0;
     }
 }
 
-/* The last K-1 inputs of row b, some of them perhaps from the old history. */
-static void keep_taps(const struct conv *o, const struct block *blk, int b)
+/* The last K-1 inputs of a sequence, some of them perhaps from the old history. */
+static void keep_taps(const struct conv *o, const struct block *blk, const struct span *at)
 {
     const int64_t C = tensor_cols(o->x), K1 = blk->K - 1;
     for (int64_t j = 0; j < K1; j++) {
-        const int64_t t = o->T - K1 + j;
-        float *to = o->taps + (b * K1 + j) * C + blk->c0;
-        const float *from =
-            t >= 0 ? row(o->x, (int64_t)b * o->T + t) + blk->c0 : to + (int64_t)o->T * C;
+        const int64_t t = at->T - K1 + j;
+        float *to = at->taps + j * C + blk->c0;
+        const float *from = t >= 0 ? row(o->x, at->r0 + t) + blk->c0 : to + (int64_t)at->T * C;
         memmove(to, from, sizeof(float) * (size_t)blk->n);
     }
 }
@@ -121,13 +141,14 @@ static void fwd_block(const struct conv *o, int c0, int n)
     const float *in[MAX_TAPS];
     load_block(&blk, o->w, o->bias, c0, n);
     for (int b = 0; b < o->B; b++) {
-        for (int t = 0; t < o->T; t++) {
-            tap_inputs(in, o, &blk, b, t);
+        const struct span at = span_of(o, b);
+        for (int t = 0; t < at.T; t++) {
+            tap_inputs(in, o, &blk, &at, t);
             convolve(pre, &blk, in);
-            silu(row(o->y, (int64_t)b * o->T + t) + c0, pre, n);
+            silu(row(o->y, at.r0 + t) + c0, pre, n);
         }
-        if (o->taps)
-            keep_taps(o, &blk, b);
+        if (at.taps)
+            keep_taps(o, &blk, &at);
     }
 }
 
@@ -145,12 +166,12 @@ static inline void add_product(float *restrict sum, const float *restrict a,
 
 /* dpre at (b,t) from a recomputed pre, and its share of dw and dbias. */
 static void bwd_pre(float *restrict dpre, struct sums *sums, const struct conv *o,
-                    const struct block *blk, int b, int t)
+                    const struct block *blk, const struct span *at, int t)
 {
     float pre[BLOCK];
     const float *in[MAX_TAPS];
-    const float *restrict dy = row(o->y, (int64_t)b * o->T + t) + blk->c0;
-    tap_inputs(in, o, blk, b, t);
+    const float *restrict dy = row(o->y, at->r0 + t) + blk->c0;
+    tap_inputs(in, o, blk, at, t);
     convolve(pre, blk, in);
     for (int c = 0; c < blk->n; c++)
         dpre[c] = dy[c] * vsilu_grad(pre[c]);
@@ -168,10 +189,11 @@ static void bwd_block(const struct conv *o, int c0, int n)
     struct sums sums = {0};
     float dpre[MAX_TAPS][BLOCK] = {0};
     load_block(&blk, o->w, o->bias, c0, n);
-    for (int b = 0; b < o->B; b++)
+    for (int b = 0; b < o->B; b++) {
+        const struct span at = span_of(o, b);
         for (int t = o->T - 1; t >= 0; t--) {
-            const int64_t r = (int64_t)b * o->T + t;
-            bwd_pre(dpre[t % blk.K], &sums, o, &blk, b, t);
+            const int64_t r = at.r0 + t;
+            bwd_pre(dpre[t % blk.K], &sums, o, &blk, &at, t);
             float *restrict dx = row(o->dx, r) + c0;
             for (int c = 0; c < n; c++)
                 dx[c] = blk.w[blk.K - 1][c] * dpre[t % blk.K][c];
@@ -179,6 +201,7 @@ static void bwd_block(const struct conv *o, int c0, int n)
                 if (!o->seg || o->seg[r + i] == o->seg[r])
                     add_product(dx, blk.w[blk.K - 1 - i], dpre[(t + i) % blk.K], n);
         }
+    }
     float *dbias = o->dbias->data;
     for (int c = 0; c < n; c++) {
         float *dw = row(o->dw, c0 + c);
@@ -263,6 +286,16 @@ void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
     struct conv o = {.x = x, .w = w, .bias = bias, .y = y, .seg = seg, .taps = taps};
     o.B = B;
     o.T = T;
+    pool_run(pool_of(dev), fwd_share, &o);
+}
+
+void cpu_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                     const struct tensor *w, const struct tensor *bias,
+                     const struct read_rows *rows)
+{
+    assert(tensor_cols(w) >= 1 && tensor_cols(w) <= MAX_TAPS);
+    struct conv o = {.x = x, .w = w, .bias = bias, .y = y, .taps = taps, .read = rows};
+    o.B = rows->R;
     pool_run(pool_of(dev), fwd_share, &o);
 }
 

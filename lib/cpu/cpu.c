@@ -1,6 +1,6 @@
 /* cpu: opens the CPU backend with one of the tables that the Makefile compiled; see cpu.h. */
 #include "cpu.h"
-#include "local.h"
+#include "gemm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,8 +54,12 @@ enum cpu_isa cpu_isa_best(void)
 
 int cpu_open(struct dev *dev, enum cpu_isa isa, int n_threads, struct err *err)
 {
-    *dev =
-        (struct dev){.act_dtype = DT_F32, .is_host = true, .reads_states = true, .head_rows = 512};
+    *dev = (struct dev){.act_dtype = DT_F32,
+                        .is_host = true,
+                        .reads_states = true,
+                        .read_unit = GEMM_UNIT,
+                        .read_T = 512,
+                        .head_rows = 512};
     if (!cpu_isa_usable(isa))
         return err_set(err, NULL, "use --device cpu", "this machine does not run %s code",
                        cpu_isa_name(isa));

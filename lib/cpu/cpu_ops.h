@@ -16,6 +16,8 @@ void cpu_embed_bwd(struct dev *dev, struct tensor *dw, const int32_t *ids, const
 
 void cpu_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                     const struct weight *w);
+void cpu_linear_read(struct dev *dev, struct tensor *y, const struct tensor *x,
+                     const struct weight *w);
 void cpu_linear_bwd_x(struct dev *dev, struct tensor *dx, const struct tensor *dy,
                       const struct weight *w, bool add);
 void cpu_linear_bwd_w(struct dev *dev, struct tensor *dw, const struct tensor *dy,
@@ -66,6 +68,9 @@ size_t cpu_sample_plan(const struct dev *dev, const struct sizes *s);
 void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,
                     float *taps, int B, int T);
+void cpu_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
+                     const struct tensor *w, const struct tensor *bias,
+                     const struct read_rows *rows);
 void cpu_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, struct tensor *dbias,
                     const struct tensor *dy, const struct tensor *x, const struct tensor *w,
                     const struct tensor *bias, const int32_t *seg, int B, int T);
@@ -78,6 +83,8 @@ void cpu_rope(struct dev *dev, struct tensor *x, const int32_t *pos, int n_heads
 /* --- SSD --- */
 void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                  const struct ssd_in *in);
+void cpu_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                  const struct ssd_in *in, const struct read_rows *rows);
 void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                  struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                  struct tensor *dskip, const struct tensor *dy, const float *delta,
@@ -94,6 +101,9 @@ size_t cpu_ssd_bwd_plan(const struct dev *dev, const struct sizes *s);
 
 /* --- attention --- */
 void cpu_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const struct attn_in *in);
+void cpu_attn_read(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
+                   const struct tensor *q, const struct tensor *k, const struct tensor *v,
+                   float scale, int H, int P, int G, const struct read_rows *rows);
 void cpu_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                   const struct tensor *dout, const struct tensor *o, const float *lse,
                   const struct attn_in *in);

@@ -1,20 +1,27 @@
 /* gemm: products by oneDNN, called single-threaded from the pool's workers, each on its slice of
  * rows or of columns of the result (the longer side, so that less is packed twice).
  *
+ * Where rows must not depend on each other, oneDNN is called for at most 96 of them, in whole units
+ * that its tiles of 6 or 8 divide: it sums a rest of rows otherwise, and large matrices too. That
+ * all such calls sum a row alike is nowhere promised; tests/ops/test_read.c watches it.
+ *
  * f32 goes to dnnl_sgemm. bf16 goes block by block: the operands' blocks are rounded into the
  * workspace and multiplied by oneDNN's bf16 matmul where this CPU has instructions for it (AVX-512
  * or later), else by dnnl_sgemm on the rounded values: the same products, summed in another order.
  * Block and slice borders depend on sizes and worker count only. */
 #include "gemm.h"
 
+#include <assert.h>
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
 
 enum {
-    GRAIN = 16,      /* slices start at multiples of this, for whole vectors */
-    BLOCK = 512,     /* rows, columns and depth of a bf16 block */
-    CACHE_SIZE = 128 /* shapes that a worker remembers */
+    GRAIN = 16,  /* slices start at multiples of this, for whole vectors */
+    SLICE = 128, /* columns, at least, of a tile of rows that must not depend on each other */
+    ROWS = 4 * GEMM_UNIT, /* of such a call */
+    BLOCK = 512,          /* rows, columns and depth of a bf16 block */
+    CACHE_SIZE = 128      /* shapes that a worker remembers */
 };
 
 /* Everything that a compiled product depends on: the key of the cache. type: of A and B, whose
@@ -43,6 +50,11 @@ struct gemm_cache {
     int n_seats;
     struct gemm_seat seat[];
 };
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
 
 /* --- f32 --- */
 
@@ -233,19 +245,15 @@ static void block_product(struct gemm_seat *seat, const struct gemm *part, bool 
     sgemm(&g);
 }
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 static void bf16_gemm(struct gemm_seat *seat, const struct gemm *g, float *work)
 {
     float *a = work, *b = work + BLOCK * BLOCK;
+    const int64_t rows = g->is_by_rows ? ROWS : BLOCK;
     for (int64_t n0 = 0; n0 < g->n; n0 += BLOCK)
         for (int64_t k0 = 0; k0 < g->k; k0 += BLOCK)
-            for (int64_t m0 = 0; m0 < g->m; m0 += BLOCK) {
+            for (int64_t m0 = 0; m0 < g->m; m0 += rows) {
                 const struct gemm part =
-                    part_of(g, m0, least(BLOCK, g->m - m0), n0, least(BLOCK, g->n - n0), k0,
+                    part_of(g, m0, least(rows, g->m - m0), n0, least(BLOCK, g->n - n0), k0,
                             least(BLOCK, g->k - k0));
                 block_product(seat, &part, m0 > 0, a, b);
             }
@@ -257,7 +265,47 @@ struct gemm_job {
     const struct gemm *g;
     struct gemm_cache *cache;
     float *work;
+    int n_slices; /* of columns, at most */
 };
+
+/* A worker's part of the product. */
+static void run_part(const struct gemm_job *job, const struct gemm *part, int worker)
+{
+    omp_set_num_threads(1); /* of this thread; oneDNN asks for it */
+    if (part->product == DT_BF16) {
+        bf16_gemm(job->cache ? &job->cache->seat[worker] : NULL, part,
+                  job->work + (size_t)worker * 2 * BLOCK * BLOCK);
+        return;
+    }
+    const int64_t rows = part->is_by_rows ? ROWS : part->m;
+    for (int64_t m0 = 0; m0 < part->m; m0 += rows) {
+        const struct gemm some =
+            part_of(part, m0, least(rows, part->m - m0), 0, part->n, 0, part->k);
+        sgemm(&some);
+    }
+}
+
+/* Tiles of ROWS rows, the last of fewer, and a slice of columns, the same slices whatever m is. A
+ * worker takes neighbouring ones. */
+static void by_rows_worker(void *arg, int worker, int n_workers)
+{
+    const struct gemm_job *job = arg;
+    const struct gemm *g = job->g;
+    const int n_slices = (int)least(job->n_slices, (g->n + SLICE - 1) / SLICE);
+    const size_t n_blocks = (size_t)((g->m + ROWS - 1) / ROWS);
+    size_t i, end;
+    pool_share(n_blocks * (size_t)n_slices, 1, worker, n_workers, &i, &end);
+    while (i < end) {
+        const size_t slice = i / n_blocks, block = i % n_blocks;
+        const size_t n = end - i < n_blocks - block ? end - i : n_blocks - block;
+        size_t n0, n1;
+        pool_share((size_t)g->n, GRAIN, (int)slice, n_slices, &n0, &n1);
+        const int64_t m0 = (int64_t)block * ROWS, m = least((int64_t)n * ROWS, g->m - m0);
+        const struct gemm part = part_of(g, m0, m, (int64_t)n0, (int64_t)(n1 - n0), 0, g->k);
+        run_part(job, &part, worker);
+        i += n;
+    }
+}
 
 static void gemm_worker(void *arg, int worker, int n_workers)
 {
@@ -271,12 +319,7 @@ static void gemm_worker(void *arg, int worker, int n_workers)
     const int64_t first = (int64_t)begin, count = (int64_t)(end - begin);
     const struct gemm part = by_rows ? part_of(g, first, count, 0, g->n, 0, g->k)
                                      : part_of(g, 0, g->m, first, count, 0, g->k);
-    omp_set_num_threads(1); /* of this thread; oneDNN asks for it */
-    if (g->product == DT_F32)
-        sgemm(&part);
-    else
-        bf16_gemm(job->cache ? &job->cache->seat[worker] : NULL, &part,
-                  job->work + (size_t)worker * 2 * BLOCK * BLOCK);
+    run_part(job, &part, worker);
 }
 
 /* Memory for the workers' primitives, taken at the first product; without it sgemm serves. */
@@ -294,10 +337,11 @@ static struct gemm_cache *cache_of(struct dev *dev)
 
 void cpu_gemm(struct dev *dev, const struct gemm *g)
 {
-    struct gemm_job job = {g, NULL, dev->work};
+    struct gemm_job job = {g, NULL, dev->work, pool_size(pool_of(dev))};
     if (g->product == DT_BF16 && has_bf16_product())
         job.cache = cache_of(dev);
-    run_sized(dev, g->m * g->n * g->k / 8, gemm_worker, &job);
+    assert(!g->is_by_rows || g->m % GEMM_UNIT == 0);
+    run_sized(dev, g->m * g->n * g->k / 8, g->is_by_rows ? by_rows_worker : gemm_worker, &job);
 }
 
 size_t cpu_gemm_plan(const struct dev *dev, enum dtype product)

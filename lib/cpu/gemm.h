@@ -4,12 +4,16 @@
 
 #include "local.h"
 
+/* Rows of a product with is_by_rows come in multiples of this. */
+enum { GEMM_UNIT = 24 };
+
 /* C(m,n) = op(A)(m,k) op(B)(k,n), or C += where `add`; all row-major. A transposed operand is
  * stored the other way round: A as (k,m), B as (n,k). With product BF16 both operands are rounded
  * to bf16 (nearest even) and products are summed in f32; B may be stored as bf16 then. */
 struct gemm {
     int64_t m, n, k;
     bool trans_a, trans_b, add;
+    bool is_by_rows; /* a row's bits depend on no other row, nor on m, a multiple of GEMM_UNIT */
     enum dtype product, b_dtype;
     const float *a;
     const void *b;

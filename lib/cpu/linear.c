@@ -57,23 +57,36 @@ void cpu_weight_fill(struct dev *dev, struct weight *w, const struct tensor *src
     run_sized(dev, (int64_t)w->rows * w->cols, fill_worker, &job);
 }
 
-void cpu_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                    const struct weight *w)
+static struct gemm fwd(const struct tensor *y, const struct tensor *x, const struct weight *w)
 {
     assert(tensor_cols(x) == w->cols && tensor_cols(y) == w->rows);
     assert(tensor_rows(x) == tensor_rows(y) && y->dtype == DT_F32 && x->dtype == DT_F32);
-    const struct gemm g = {.m = tensor_rows(x),
-                           .n = w->rows,
-                           .k = w->cols,
-                           .trans_b = true,
-                           .product = w->dtype,
-                           .b_dtype = w->dtype,
-                           .a = x->data,
-                           .lda = x->ld,
-                           .b = w->data,
-                           .ldb = w->cols,
-                           .c = y->data,
-                           .ldc = y->ld};
+    return (struct gemm){.m = tensor_rows(x),
+                         .n = w->rows,
+                         .k = w->cols,
+                         .trans_b = true,
+                         .product = w->dtype,
+                         .b_dtype = w->dtype,
+                         .a = x->data,
+                         .lda = x->ld,
+                         .b = w->data,
+                         .ldb = w->cols,
+                         .c = y->data,
+                         .ldc = y->ld};
+}
+
+void cpu_linear_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
+                    const struct weight *w)
+{
+    const struct gemm g = fwd(y, x, w);
+    cpu_gemm(dev, &g);
+}
+
+void cpu_linear_read(struct dev *dev, struct tensor *y, const struct tensor *x,
+                     const struct weight *w)
+{
+    struct gemm g = fwd(y, x, w);
+    g.is_by_rows = true;
     cpu_gemm(dev, &g);
 }
 

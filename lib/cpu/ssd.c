@@ -16,8 +16,29 @@ struct fwd {
     const struct ssd_in *in;
     struct tensor *y; /* NULL: only the states are wanted */
     float *delta, *states, *last;
+    const struct read_rows *rows; /* of a read: last is their state, states NULL; else NULL */
     size_t shared_bytes, worker_bytes;
 };
+
+/* Tokens of one sequence, rows r0 .. of x, and its state (H,P,N) from before to behind it, or NULL.
+ */
+struct span {
+    int64_t r0;
+    int T;
+    float *last;
+};
+
+static struct span span_of(const struct fwd *o, int b)
+{
+    const struct ssd_in *in = o->in;
+    const int64_t HPN = (int64_t)in->H * in->P * in->N, slot = o->rows ? o->rows->slot[b] : b;
+    struct span at = {(int64_t)b * in->T, in->T, o->last ? o->last + slot * HPN : NULL};
+    if (o->rows) {
+        at.r0 = o->rows->begin[b];
+        at.T = o->rows->begin[b + 1] - o->rows->begin[b];
+    }
+    return at;
+}
 
 /* One worker's workspace. */
 struct space {
@@ -68,10 +89,10 @@ size_t ssd_states_bytes(const struct ssd_in *in)
     return states_bytes(in->B, in->T, in->H, in->P, in->N, in->Q);
 }
 
-static void step_sizes(const struct fwd *o, int b, int h)
+static void step_sizes(const struct fwd *o, const struct span *at, int h)
 {
     const float bias = ((const float *)o->in->dt_bias.data)[h];
-    for (int64_t r = (int64_t)b * o->in->T; r < (int64_t)(b + 1) * o->in->T; r++)
+    for (int64_t r = at->r0; r < at->r0 + at->T; r++)
         o->delta[r * o->in->H + h] = softplus(row(&o->in->dt, r)[h] + bias);
 }
 
@@ -111,9 +132,8 @@ static void put_y(const struct fwd *o, struct space *w, int h, float *prev)
     mm_ab(y, w->cs, w->prev, ch->n_live, P, N, true);
 }
 
-/* next = the state behind the chunk; prev and next are (P,N). */
-static void pass_state(struct space *w, const struct ssd_in *in, float *restrict next,
-                       const float *restrict prev)
+/* next = the state behind the chunk; prev and next are (P,N), perhaps the same. */
+static void pass_state(struct space *w, const struct ssd_in *in, float *next, const float *prev)
 {
     const struct ssd_chunk *ch = &w->ch;
     const int cut = ch->n_cut, left = ch->n - cut;
@@ -123,24 +143,37 @@ static void pass_state(struct space *w, const struct ssd_in *in, float *restrict
     mm_atb((struct mat){next, in->N}, w->xw, mat_at(ch->b, cut, 0), in->P, in->N, left, true);
 }
 
-static void run_head(const struct fwd *o, struct space *w, int b, int z, int h)
+/* Where the state before chunk z of head h lies, and where the one behind it goes (NULL: nowhere).
+ * A read keeps none in between: the row's own moves on in place. */
+static float *find_states(float **next, const struct fwd *o, const struct span *at, int b, int z,
+                          int h)
 {
     const struct ssd_in *in = o->in;
-    struct ssd_chunk *ch = &w->ch;
-    const int P = in->P, N = in->N, Z = ssd_chunks(in);
-    const int64_t PN = (int64_t)P * N;
+    const int64_t PN = (int64_t)in->P * in->N;
+    const int Z = ssd_chunks(at->T, in->Q);
+    float *last = at->last ? at->last + h * PN : NULL;
+    *next = last;
+    if (o->rows)
+        return last;
     float *prev = o->states + (((int64_t)b * Z + z) * in->H + h) * PN;
-    float *last = o->last ? o->last + ((int64_t)b * in->H + h) * PN : NULL;
-    float *next = z + 1 < Z ? prev + in->H * PN : last;
+    if (z + 1 < Z)
+        *next = prev + in->H * PN;
     if (z == 0 && last)
         memcpy(prev, last, sizeof(float) * (size_t)PN);
     else if (z == 0)
         memset(prev, 0, sizeof(float) * (size_t)PN);
-    ssd_load_head(ch, in, o->delta, h);
+    return prev;
+}
+
+static void run_head(const struct fwd *o, struct space *w, const struct span *at, int b, int z,
+                     int h)
+{
+    float *next, *prev = find_states(&next, o, at, b, z, h);
+    ssd_load_head(&w->ch, o->in, o->delta, h);
     if (o->y)
-        put_y(o, w, h, z > 0 || last ? prev : NULL);
+        put_y(o, w, h, z > 0 || at->last ? prev : NULL);
     if (next)
-        pass_state(w, in, next, prev);
+        pass_state(w, o->in, next, prev);
 }
 
 /* A worker's share of the (b,h) pairs, the heads of a group together. */
@@ -152,17 +185,19 @@ static void fwd_share(void *arg, int worker, int n_workers)
     struct space w;
     size_t i, end;
     carve(&w, &s, min_int(in->Q, in->T), in->P, in->N);
-    pool_share((size_t)in->B * (size_t)in->H, 1, worker, n_workers, &i, &end);
+    pool_share((size_t)(o->rows ? o->rows->R : in->B) * (size_t)in->H, 1, worker, n_workers, &i,
+               &end);
     while (i < end) {
         const int b = (int)(i / (size_t)in->H), h0 = (int)(i % (size_t)in->H);
         const int per_group = in->H / in->G, g = h0 / per_group;
         const int h1 = min_int((g + 1) * per_group, h0 + (int)(end - i));
+        const struct span at = span_of(o, b);
         for (int h = h0; o->y && h < h1; h++)
-            step_sizes(o, b, h);
-        for (int z = 0; z < ssd_chunks(in); z++) {
-            ssd_load_group(&w.ch, in, b, z, g);
+            step_sizes(o, &at, h);
+        for (int z = 0; z < ssd_chunks(at.T, in->Q); z++) {
+            ssd_load_group(&w.ch, in, at.r0, at.T, z, g);
             for (int h = h0; h < h1; h++)
-                run_head(o, &w, b, z, h);
+                run_head(o, &w, &at, b, z, h);
         }
         i += (size_t)(h1 - h0);
     }
@@ -179,17 +214,24 @@ static void run(struct fwd *o)
 void ssd_remake_states(struct dev *dev, float *states, size_t work_from, const float *delta,
                        const struct ssd_in *in)
 {
-    struct fwd o = {dev, in, NULL, (float *)delta, states, NULL, work_from, 0};
+    struct fwd o = {dev, in, NULL, (float *)delta, states, NULL, NULL, work_from, 0};
     run(&o);
 }
 
 void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
                  const struct ssd_in *in)
 {
-    struct fwd o = {dev, in, y, delta, states, last, 0, 0};
+    struct fwd o = {dev, in, y, delta, states, last, NULL, 0, 0};
     if (!states) {
         o.states = dev->work;
         o.shared_bytes = ssd_states_bytes(in);
     }
+    run(&o);
+}
+
+void cpu_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
+                  const struct ssd_in *in, const struct read_rows *rows)
+{
+    struct fwd o = {dev, in, y, delta, NULL, state, rows, 0, 0};
     run(&o);
 }

@@ -30,8 +30,9 @@ struct ssd_chunk {
 
 /* Letters of the largest chunk. */
 void ssd_carve_chunk(struct ssd_chunk *ch, struct scratch *s, int Q, int P, int N);
-/* Tokens z*Q .. of sequence b: B, C, B^T and C B^T of group g. */
-void ssd_load_group(struct ssd_chunk *ch, const struct ssd_in *in, int b, int z, int g);
+/* Tokens z*Q .. of the sequence of T tokens that begins at row r0: B, C, B^T and C B^T of group g.
+ */
+void ssd_load_group(struct ssd_chunk *ch, const struct ssd_in *in, int64_t r0, int T, int z, int g);
 /* Decays of head h from its delta (B,T,H), and delta x. */
 void ssd_load_head(struct ssd_chunk *ch, const struct ssd_in *in, const float *delta, int h);
 /* to = decays exp(sum_t - sum_u) of the tile's rows t0 <= t < t1 (row 0 is t0) from u to t, over
@@ -57,9 +58,9 @@ void ssd_step_sizes(struct ssd_token *k, const struct ssd_in *in, int r, int h);
 /* y (P) of a head, whose state (P,N) is advanced; x (P). */
 void ssd_step_head(float *y, float *state, const float *x, const struct ssd_token *k, int P, int N);
 
-static inline int ssd_chunks(const struct ssd_in *in)
+static inline int ssd_chunks(int T, int Q)
 {
-    return (in->T + in->Q - 1) / in->Q;
+    return (T + Q - 1) / Q;
 }
 
 static inline int min_int(int a, int b)

@@ -241,7 +241,7 @@ static void run_head(const struct bwd *o, struct space *w, int b, int z, int h, 
 {
     const struct ssd_in *in = o->in;
     const struct ssd_chunk *ch = &w->ch;
-    const int P = in->P, N = in->N, Z = ssd_chunks(in);
+    const int P = in->P, N = in->N, Z = ssd_chunks(in->T, in->Q);
     const size_t PN = (size_t)P * (size_t)N;
     float *state =
         (float *)o->states + (((size_t)b * (size_t)Z + (size_t)z) * (size_t)in->H + (size_t)h) * PN;
@@ -283,8 +283,8 @@ static void run_part(const struct bwd *o, struct space *w, int b, int g, int par
     const int heads = in->H / in->G, N = in->N;
     const int h0 = g * heads + heads * part / o->parts.n;
     const int h1 = g * heads + heads * (part + 1) / o->parts.n;
-    for (int z = ssd_chunks(in) - 1; z >= 0; z--) {
-        ssd_load_group(&w->ch, in, b, z, g);
+    for (int z = ssd_chunks(in->T, in->Q) - 1; z >= 0; z--) {
+        ssd_load_group(&w->ch, in, (int64_t)b * in->T, in->T, z, g);
         const int n = w->ch.n;
         clear(w->dcb, n, n);
         clear(w->db, n, N);

@@ -34,11 +34,11 @@ static void find_documents(struct ssd_chunk *ch, const struct ssd_in *in, int t_
     ch->n_cut = start > 0 ? start : 0;
 }
 
-void ssd_load_group(struct ssd_chunk *ch, const struct ssd_in *in, int b, int z, int g)
+void ssd_load_group(struct ssd_chunk *ch, const struct ssd_in *in, int64_t r0, int T, int z, int g)
 {
     const int N = in->N, t_first = z * in->Q;
-    ch->n = min_int(in->Q, in->T - t_first);
-    ch->r0 = (int64_t)b * in->T + t_first;
+    ch->n = min_int(in->Q, T - t_first);
+    ch->r0 = r0 + t_first;
     find_documents(ch, in, t_first);
     for (int t = 0; t < ch->n; t++) {
         memcpy(mat_at(ch->b, t, 0).p, row(&in->bmat, ch->r0 + t) + g * N,

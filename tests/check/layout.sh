@@ -20,7 +20,7 @@ order='ground:   both err buf rng io json threads
 data:     utf8 spm words merges vocab bpe encode split table records stream shard_format shard shard_write shard_scan shard_set corpus batch
 numbers:  dtype tensor arena quant st_hash safetensors gguf
 backend:  dev ops verdict
-model:    config config_json params acts state state_file model flops forward backward passes step
+model:    config config_json params acts state state_file model flops forward backward loss read step
 learn:    optim sched schedule train_opts train_meta ckpt train_ckpt run_dir run_log train_run train settings
 use:      roofline trace trace_cost trace_ops trace_step dry bench eval score question tasks sampler stops prompts completion generate chat hf'
 layers=$(awk '{ for (i = 2; i <= NF; i++) print NR, $i }' <<<"$order")

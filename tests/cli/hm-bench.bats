@@ -23,7 +23,8 @@ bench() {
     [ "$(awk -F, '$1 == "run" { print $4 }' out | tr '\n' ' ')" = "version config device dtype recompute seed " ]
     [ "$(awk -F, '$1 == "roof" { print $4 }' out | tr '\n' ' ')" = "memory_read product_f32 " ]
     [ "$(awk -F, '$1 == "phase" { print $2 " " $5 }' out | sed 's/ bytes.*//')" = "train B=2 T=32
-prefill T=32
+prefill R=1 T=32
+prefill R=3 T=32
 decode R=1 depth=0
 decode R=1 depth=16
 decode R=3 depth=0
@@ -80,8 +81,8 @@ load B=2 T=32" ]
     grep -q '^phase,decode,,,R=2 depth=5,,1,2,' out
     bench --what=load > out
     run ! grep -q '^roof' out
-    bench --what=prefill --prompt=7,300 > out
-    [ "$(awk -F, '$1 == "phase" { print $5 }' out | tr '\n' ' ')" = "T=7 T=300 " ]
+    bench --what=prefill --rows=2 --prompt=7,300 > out
+    [ "$(awk -F, '$1 == "phase" { print $5 " " $8 }' out | tr '\n' ',')" = "R=2 T=7 14,R=2 T=300 600," ]
 }
 
 @test "recomputing costs what it should, bf16 has a roof of its own" {

@@ -59,6 +59,8 @@ static void check_plan(const struct config *c, const struct model_opts *opts, co
     struct state s;
     struct tensor out;
     const int32_t slot[2] = {0, 1};
+    const struct read texts[2] = {{.slot = 1, .ids = b.rows.ids, .n = T},
+                                  {.slot = 0, .ids = b.rows.ids, .n = 3}};
     must(state_open(&s, &m.c, &dev, 2, 40, &err), &err);
     n_bytes = n_allocs = 0;
     if (opts->B > 0) {
@@ -67,7 +69,7 @@ static void check_plan(const struct config *c, const struct model_opts *opts, co
         model_refresh(&m);
     }
     if (opts->read_T > 0)
-        must(model_read(&m, &s, 0, b.rows.ids, T, NULL, NULL, NULL, &err), &err);
+        must(model_read_all(&m, &s, texts, 2, &err), &err);
     if (opts->step_R > 0)
         must(model_step(&m, &s, slot, b.rows.ids, 2, &out, &err), &err);
     ok(n_allocs == 0, "%s: passes allocate nothing", name);
@@ -234,6 +236,7 @@ static void check_refused(void)
         {.B = 1, .T = 4, .dropout = NAN},
         {.product = DT_U8},
         {.read_T = -1},
+        {.read_T = 8, .read_R = -1},
     };
     struct dev dev;
     struct model m;
@@ -272,7 +275,8 @@ int main(void)
                                             .step_R = 2};
             check_plan(&c, &opts, variants[i].name);
         }
-        const struct model_opts use = {.product = DT_BF16, .read_T = 64, .step_R = 3, .S = 50};
+        const struct model_opts use = {
+            .product = DT_BF16, .read_T = 64, .read_R = 2, .step_R = 3, .S = 50};
         check_plan(&c, &use, variants[i].name);
     }
     const struct config c = small_config(&variants[3]);
