@@ -8,6 +8,8 @@
 /* Results wait for older prompts: at most so many prompts a slot are taken in ahead of the oldest
  * one that is not done, so memory stays bounded. */
 enum { GEN_AHEAD = 32 };
+/* Slots wait for others until one in so many is free. */
+enum { REFILL = 8 };
 
 struct gen_slot {
     bool is_taken;
@@ -222,10 +224,23 @@ static int read_prompts(struct run *r, int64_t first, int n, struct err *err)
     return 0;
 }
 
+/* A pass that reads a few tokens takes about as long as a step, however few they are, so prompts
+ * wait for some neighbours: an eighth of the slots, which costs least where completions have about
+ * a hundred tokens. */
+static bool is_refill_due(const struct gen *g)
+{
+    int n_free = 0;
+    for (int i = 0; i < g->n_slots; i++)
+        n_free += !g->slot[i].is_taken;
+    return n_free > 0 && n_free >= g->n_slots / REFILL;
+}
+
 /* Prompts for all free slots; again where some of them leave theirs at once. */
 static int fill_slots(struct run *r, struct err *err)
 {
     struct gen *g = r->g;
+    if (!is_refill_due(g))
+        return 0;
     for (int n = 1; n > 0;) {
         const int64_t first = r->first + r->n;
         int got = 1;

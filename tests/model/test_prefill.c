@@ -4,7 +4,7 @@
 #include "model_test.h"
 #include "ops/each_device.h"
 
-enum { N = 6, S = 200, LONGEST = 130, SLOTS = 8, V_MOST = 64 };
+enum { N = 6, S = 200, LONGEST = 75, SLOTS = 8, V_MOST = 64 };
 
 static const struct model_opts read_opts = {.read_T = 60, .read_R = 4, .step_R = 2, .S = S};
 /* Texts of a few tokens, of a piece, of several; the slots, and what these hold before. */
@@ -88,7 +88,8 @@ static void check_together(struct model *m, struct state *s, const char *name)
     const size_t V = (size_t)m->c.V * sizeof(float);
     bool is_same = true, is_on = true, has_losses = true, has_pos = true;
     read_alone(m, s);
-    for (int again = 0; again < 3; again++) { /* the last times as recorded */
+    const int times = is_cuda(m->dev) ? 2 : 1; /* the second one is recorded */
+    for (int again = 0; again < times; again++) {
         read_together(m, s);
         for (int i = 0; i < N; i++) {
             is_same = is_same && (lens[i] == 0 || memcmp(logits[i], alone[i], V) == 0);
@@ -142,7 +143,8 @@ static void check_refusals(struct model *m, struct state *s)
 
 static void check(struct dev *dev)
 {
-    for (int i = 0; i < N_VARIANTS; i++) {
+    /* the emulation is slow: what has both mixers, and what has everything */
+    for (int i = is_cuda(dev) ? 2 : 0; i < N_VARIANTS; i++) {
         struct model m;
         struct state s;
         struct err err;
