@@ -12,7 +12,7 @@
 struct eval_span;
 
 struct eval {
-    struct model *model;   /* borrowed; opts.B and opts.T are the rows, opts.read_T > 0 */
+    struct model *model;   /* borrowed; opts.B and T are the rows, read_T and step_R > 0 */
     const struct tok *tok; /* borrowed */
     struct state state;    /* slots 0 and 1 */
     int B, T;

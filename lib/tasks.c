@@ -215,8 +215,11 @@ static int put_cloze(struct tasks *t, const struct question *q, int score, struc
     TRY(read_shared(t, n_shared, err));
     for (size_t i = n_shared; i < t->text[0].n; i++) {
         bool is_best;
-        const int32_t target = t->text[0].data[i];
-        TRY(model_read(e->model, &e->state, 0, &input, 1, NULL, NULL, t->logits, err));
+        struct tensor logits;
+        const int32_t target = t->text[0].data[i], slot = 0;
+        TRY(model_step(e->model, &e->state, &slot, &input, 1, &logits, err));
+        dev_download(e->model->dev, t->logits, logits.data,
+                     (size_t)e->model->c.V * sizeof *t->logits);
         s->nats += judge_logits(t->logits, e->model->c.V, target, &is_best);
         is_right &= is_best;
         input = target;
