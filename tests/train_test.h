@@ -84,8 +84,8 @@ static void train_test_close(struct train_test *t)
 
 /* Opens a training on the shard, which validates on it as well; from a checkpoint where path is not
  * NULL. Aborts on failure. */
-static void test_begin(struct train_test *t, struct train *r, const struct train_head *head,
-                       const char *path)
+__attribute__((unused)) static void test_begin(struct train_test *t, struct train *r,
+                                               const struct train_head *head, const char *path)
 {
     const char *shards[] = {t->shard};
     const struct train_data d = {shards, shards, 1, 1};
