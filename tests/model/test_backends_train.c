@@ -8,7 +8,7 @@
 #include "cuda_lib.h"
 #include "train_test.h"
 
-enum { STEPS = 20, CUT = 15 /* where the checkpoint is made that others go on from */ };
+enum { STEPS = 20, CUT = 17 /* where the checkpoint is made that others go on from */ };
 
 /* What a run leaves. */
 struct outcome {
