@@ -63,19 +63,32 @@ __device__ __forceinline__ void soften(frag_c (&s)[C::M][C::keys / 8], fwd_rows<
         }
 }
 
+/* Sequence b: its queries and keys, and their first rows. */
+struct place {
+    int q_at, n_queries, n_keys;
+    int64_t k_at;
+};
+template <class T> __device__ __forceinline__ place place_of(const attn_args<T> &in, int b)
+{
+    if (!in.begin)
+        return {b * in.n_queries, in.n_queries, in.n_keys, (int64_t)b * in.n_keys};
+    const int q_at = in.begin[b], n = in.begin[b + 1] - q_at;
+    return {q_at, n, in.pos[b] + n, (int64_t)in.slot[b] * in.S};
+}
+
 /* Rows start empty: no top (finite, so that its difference to itself is 0), and the keys they see.
  * q0: the tile's first query; j_first: the first key that it sees; row0: the warp's first. */
-template <class T, class C>
-__device__ __forceinline__ void open_rows(fwd_rows<C> &w, const attn_args<T> &in,
-                                          const int32_t *seg, int q0, int row0, int j_first)
+template <class C>
+__device__ __forceinline__ void open_rows(fwd_rows<C> &w, const place &at, const int32_t *seg,
+                                          int q0, int row0, int j_first)
 {
     attn_clear(w.o);
-    w.last = in.n_keys - in.n_queries + row0 + lane_id() / 4;
+    w.last = at.n_keys - at.n_queries + row0 + lane_id() / 4;
 #pragma unroll
     for (int m = 0; m < C::M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int row = min(row0 + m * 16 + half * 8 + lane_id() / 4, in.n_queries - 1);
+            const int row = min(row0 + m * 16 + half * 8 + lane_id() / 4, at.n_queries - 1);
             w.top[m][half] = -1e30f;
             w.sum[m][half] = 0;
             w.first[m][half] = seg ? attn_doc_begin(seg, row, q0, j_first) : 0;
@@ -83,8 +96,8 @@ __device__ __forceinline__ void open_rows(fwd_rows<C> &w, const attn_args<T> &in
 }
 
 /* Divides by the sums; lse of the head's rows, or NULL. */
-template <class T, class C>
-__device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &in, float *lse,
+template <class C>
+__device__ __forceinline__ void close_rows(fwd_rows<C> &w, int n_queries, float scale, float *lse,
                                            int row0)
 {
 #pragma unroll
@@ -93,8 +106,8 @@ __device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &i
         for (int half = 0; half < 2; half++) {
             const int row = row0 + m * 16 + half * 8 + lane_id() / 4;
             const float sum = attn_row_sum(w.sum[m][half]), left = 1.0f / sum;
-            if (lse && row < in.n_queries && lane_id() % 4 == 0)
-                lse[row] = fmaf(w.top[m][half], in.scale, logf(sum));
+            if (lse && row < n_queries && lane_id() % 4 == 0)
+                lse[row] = fmaf(w.top[m][half], scale, logf(sum));
 #pragma unroll
             for (int n = 0; n < C::W / 8; n++) {
                 w.o[m][n].r[2 * half] *= left;
@@ -103,16 +116,11 @@ __device__ __forceinline__ void close_rows(fwd_rows<C> &w, const attn_args<T> &i
         }
 }
 
-/* Makes in and o those of one row of a read alone. */
-template <class T> __device__ __forceinline__ void enter_row(attn_args<T> &in, mat<T> &o, int row)
+/* Head `head` of a matrix from row `row` on. */
+template <class T>
+__device__ __forceinline__ mat<T> head_from(mat<T> x, int64_t row, int head, int P)
 {
-    const int64_t begin = in.begin[row], key = (int64_t)in.slot[row] * in.S;
-    in.q.p += begin * in.q.ld;
-    o.p += begin * o.ld;
-    in.k.p += key * in.k.ld;
-    in.v.p += key * in.v.ld;
-    in.n_queries = in.begin[row + 1] - in.begin[row];
-    in.n_keys = in.pos[row] + in.n_queries;
+    return mat<T>{x.p + row * x.ld + (int64_t)head * P, x.ld};
 }
 
 /* Grid: (sequence and head, tile of queries), the last tiles first since they are the longest;
@@ -121,33 +129,31 @@ template <class T> __device__ __forceinline__ void enter_row(attn_args<T> &in, m
  * row's sums belong to one warp. */
 template <class T, class C>
 __global__ void __launch_bounds__(C::threads, C::min_blocks)
-    k_attn_fwd(mat<T> o, float *lse, attn_args<T> in)
+    k_attn_fwd(mat<T> o, float *lse, const attn_args<T> in)
 {
     constexpr int M = C::M, W = C::W, keys = C::keys, ld = C::ld;
     SHARED_DYN(T, smem);
-    const int n_row = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
-    const int q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows, b = in.begin ? 0 : n_row;
-    if (in.begin)
-        enter_row(in, o, n_row);
-    if (q0 >= in.n_queries)
+    const int b = (int)blockIdx.x / in.H, h = (int)blockIdx.x % in.H, g = h / in.per_group;
+    const int q0 = (int)(gridDim.y - 1 - blockIdx.y) * C::rows;
+    const place at = place_of(in, b);
+    if (q0 >= at.n_queries)
         return;
-    const int past = in.n_keys - in.n_queries;
     const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = q0 + warp_row;
-    const int32_t *seg = in.seg ? in.seg + (int64_t)b * in.n_queries : nullptr;
-    const mat<const T> q = attn_head(in.q, b, in.n_queries, h, in.P);
-    const mat<const T> k = attn_head(in.k, b, in.n_keys, g, in.P);
-    const mat<const T> v = attn_head(in.v, b, in.n_keys, g, in.P);
+    const int n_keys = at.n_keys, past = n_keys - at.n_queries;
+    const int32_t *seg = in.seg ? in.seg + at.q_at : nullptr;
+    const mat<const T> q = head_from(in.q, at.q_at, h, in.P);
+    const mat<const T> k = head_from(in.k, at.k_at, g, in.P), v = head_from(in.v, at.k_at, g, in.P);
     T *const q_tile = smem + (C::has_q ? 2 : 4) * keys * ld;
 
-    attn_load<T, C::rows, W, C::threads>(q_tile, q, q0, in.n_queries, in.P, in.is_wide);
+    attn_load<T, C::rows, W, C::threads>(q_tile, q, q0, at.n_queries, in.P, in.is_wide);
     copy_commit();
     const int j_first = seg ? attn_find(seg, 0, q0, seg[q0]) : 0;
-    const int j_begin = j_first / keys * keys, j_end = min(past + q0 + C::rows, in.n_keys);
-    attn_load<T, keys, W, C::threads>(smem, k, j_begin, in.n_keys, in.P, in.is_wide);
-    attn_load<T, keys, W, C::threads>(smem + keys * ld, v, j_begin, in.n_keys, in.P, in.is_wide);
+    const int j_begin = j_first / keys * keys, j_end = min(past + q0 + C::rows, n_keys);
+    attn_load<T, keys, W, C::threads>(smem, k, j_begin, n_keys, in.P, in.is_wide);
+    attn_load<T, keys, W, C::threads>(smem + keys * ld, v, j_begin, n_keys, in.P, in.is_wide);
     copy_commit();
     fwd_rows<C> w;
-    open_rows(w, in, seg, q0, row0, j_first);
+    open_rows(w, at, seg, q0, row0, j_first);
     const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
     const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
     copy_wait<1>();
@@ -162,8 +168,8 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
         __syncthreads();
         if (j0 + keys < j_end) {
             T *next = smem + (stage ^ 1) * 2 * keys * ld;
-            attn_load<T, keys, W, C::threads>(next, k, j0 + keys, in.n_keys, in.P, in.is_wide);
-            attn_load<T, keys, W, C::threads>(next + keys * ld, v, j0 + keys, in.n_keys, in.P,
+            attn_load<T, keys, W, C::threads>(next, k, j0 + keys, n_keys, in.P, in.is_wide);
+            attn_load<T, keys, W, C::threads>(next + keys * ld, v, j0 + keys, n_keys, in.P,
                                               in.is_wide);
         }
         copy_commit();
@@ -178,9 +184,11 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
         attn_pb<T, M, keys, W>(w.o, s, tile + keys * ld);
     }
     __syncthreads();
-    close_rows(w, in, lse ? lse + ((int64_t)b * in.H + h) * in.n_queries : nullptr, row0);
-    attn_store<T, M, W>(attn_head(o, b, in.n_queries, h, in.P), smem + warp_row * ld, w.o, row0,
-                        in.n_queries, in.P, in.is_wide);
+    const place again = place_of(in, b); /* so that it need not be kept all along */
+    close_rows(w, again.n_queries, in.scale,
+               lse ? lse + (int64_t)blockIdx.x * in.n_queries : nullptr, row0);
+    attn_store<T, M, W>(head_from(o, again.q_at, h, in.P), smem + warp_row * ld, w.o, row0,
+                        again.n_queries, in.P, in.is_wide);
 }
 
 template <class T, class C>
