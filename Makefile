@@ -233,7 +233,7 @@ RACE_BIN := $(B)/tests/emu/test_emu $(patsubst tests/ops/%.c,$(B)/tests/ops/%,$(
 races: $(RACE_BIN) $(EMU_SO)
 	@$(PROVE) $(RACE_BIN) :: --device=emu
 mutants: tests
-	@HM_EMU_CXX='$(CXX) $(EMU_PP) -std=gnu++17 $(OPT) $(EMU_ALL)' $(PROVE) tests/emu/mutate.sh
+	@HM_EMU_CXX='$(CXX) $(EMU_PP) -std=gnu++17 -O1 $(EMU_ALL)' JOBS=$(JOBS) $(PROVE) tests/emu/mutate.sh
 
 PROVE = PATH="$(CURDIR)/$(B)/bin:$$PATH" HM_BUILD="$(CURDIR)/$(B)" DATA="$(abspath $(DATA))" prove -j$(JOBS) --timer --failures --comments -e ''
 run-tests: tests

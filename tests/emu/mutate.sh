@@ -1,41 +1,163 @@
 #!/bin/bash
 # mutate: plants a fault in a copy of a kernel, builds the emulated backend with it, and demands that
-# the op's test fails. `make check` runs it, in a plain build, with the compiler's command in
-# HM_EMU_CXX and the folder of the build in HM_BUILD.
+# the op's test fails: says `not ok`, or dies. Before, each test has to pass with the kernels as they
+# are, and its time is a measure for the others': one that hangs has seen nothing. `make check` runs
+# this with the compiler's command in HM_EMU_CXX and the folder of the build in HM_BUILD.
+#
+# A sed command that changes nothing means that the place is gone: write it anew. With a word as
+# argument, only mutants with that word in their name or test.
 . "$(dirname "$0")/../tap.sh"
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-mkdir -p "$tmp/tests/ops"
-
-# mutant NAME TEST FILE SED: with the fault, the test says `not ok` or does not come to its end.
-mutant() {
-    local name=$1 test=$2 file=$3 edit=$4 object
-    rm -rf "$tmp/kernels"
-    cp -r kernels "$tmp/kernels"
-    sed -i "$edit" "$tmp/kernels/$file"
-    if cmp -s "kernels/$file" "$tmp/kernels/$file"; then
-        ok 1 "$name: the place is still there" "$file: $edit"
-        return
-    fi
-    object=$HM_BUILD/emu/kernels/${5:-$file}.o
-    if ! $HM_EMU_CXX -I"$tmp/kernels" -c -o "$tmp/mutant.o" -x c++ "$tmp/kernels/${5:-$file}" 2>"$tmp/log" ||
-        ! $HM_EMU_CXX -shared -o "$tmp/libhm-emu.so" -x none "$tmp/mutant.o" $(objects "$object") -lm -ldl 2>>"$tmp/log"; then
-        ok 1 "$name: compiles" "$(cat "$tmp/log")"
-        return
-    fi
-    cp "$HM_BUILD/tests/ops/test_$test" "$tmp/tests/ops/"
-    local out=$tmp/out status=0
-    timeout 120 "$tmp/tests/ops/test_$test" --device=emu 2>/dev/null |
-        awk '{ print } /^not ok/ { exit 3 } /^1\.\./ { ended = 1 } END { if (!ended) exit 3 }' >"$out" || status=$?
-    [ "$status" -ne 0 ]
-    ok $? "$name: test_$test sees it"
-}
+jobs=${JOBS:-$(nproc)}
 
 # All objects of the library but one.
 objects() { find "$HM_BUILD/emu" -name '*.o' ! -path '*/self/*' ! -path "$1"; }
 
-mutant 'a barrier is missing where warps join' xent xent.cu '0,/__syncthreads();/s///'
-mutant 'the target is overwritten before it is read' xent xent.cu 's,__syncthreads(); /\* every thread.*,,'
-mutant 'the first barrier of attention' attn attn.cu '0,/__syncthreads();/s///'
+# link FOLDER LEFT_OUT OBJECT...: the library, and a place for test programs beside it
+link() {
+    mkdir -p "$1/tests/ops"
+    $HM_EMU_CXX -shared -o "$1/libhm-emu.so" -x none "${@:3}" $(objects "$2") -lm -ldl
+}
+
+# try FOLDER TEST SECONDS: 0 passed, 1 failed or died, 2 not ended, 3 not even begun
+try() {
+    cp "$HM_BUILD/tests/ops/test_$2" "$1/tests/ops/"
+    timeout "$3" "$1/tests/ops/test_$2" --device=emu 2>/dev/null |
+        awk '/^not ok/ { code = 1; exit } /^Bail out/ { code = 3; exit } /^1\.\./ { ended = 1 }
+            END { exit code ? code : !ended }'
+    case ${PIPESTATUS[*]} in
+    '0 0') return 0 ;;
+    124*) return 2 ;;
+    *3) return 3 ;;
+    *) return 1 ;;
+    esac
+}
+
+# whole TEST: with the kernels as they are it passes; its seconds go to $tmp/TEST.time
+whole() {
+    local folder=$tmp/whole-$1 before=$SECONDS
+    link "$folder" '' || return
+    try "$folder" "$1" 600 || return
+    echo $((SECONDS - before)) >"$tmp/$1.time"
+}
+
+# planted N TEST FILE SED OBJECT: says in $tmp/N.verdict what came of it
+planted() {
+    local folder=$tmp/$1 test=$2 file=$3 edit=$4 object=$5 limit
+    mkdir -p "$folder"
+    cp -r kernels "$folder/kernels"
+    sed -i "$edit" "$folder/kernels/$file"
+    if cmp -s "kernels/$file" "$folder/kernels/$file"; then
+        echo "the place is gone: $file: $edit"
+        return
+    fi
+    # -w: a fault may leave a variable unused; quoted includes look beside the file first
+    if ! $HM_EMU_CXX -w -I"$folder/kernels" -c -o "$folder/mutant.o" -x c++ "$folder/kernels/$object" 2>&1 ||
+        ! link "$folder" "$HM_BUILD/emu/kernels/$object.o" "$folder/mutant.o" 2>&1; then
+        echo 'it does not compile'
+        return
+    fi
+    limit=$(($(cat "$tmp/$test.time" 2>/dev/null || echo 60) * 3 + 60))
+    try "$folder" "$test" "$limit"
+    case $? in
+    0) echo 'not seen' ;;
+    2) echo "not ended in $limit seconds" ;;
+    3) echo 'the test gave up' ;;
+    esac
+    rm -rf "$folder"
+}
+
+# mutant NAME TEST FILE SED [OBJECT]: OBJECT is what is compiled where FILE is a header
+only=${1:-} names=() specs=()
+mutant() {
+    [[ "$2 $1" == *"$only"* ]] || return
+    names+=("test_$2 sees: $1")
+    specs+=("$2" "$3" "$4" "${5:-$3}")
+}
+
+# --- reductions ---
+mutant 'block_sum: a barrier is missing' rmsnorm vec.cuh '/ block_sum(/,/^}/{/part\[/,/float sum/s/__syncthreads();//}' rmsnorm.cu
+mutant 'xent: a barrier is missing where warps join' xent xent.cu '/ block_join(/,/^}/s/__syncthreads();//'
+mutant 'xent: a row is read past its end' xent xent.cu '/struct row_again/,/ put(/s/i < V;/i <= V;/'
+mutant 'gnorm: a barrier is missing between halves' gnorm gnorm.cu '/ block_sum_double(/,/^}/s/__syncthreads();//'
+mutant 'gnorm: gradients are read past the last' gnorm gnorm.cu 's/min(begin + share, n)/begin + share/'
+mutant 'add_parts: a barrier is missing' conv1d rows.cuh '/k_add_parts(/,/^}/s/__syncthreads();//' conv1d.cu
+mutant 'embed: the order of sums is that of the threads' embed embed.cu 's/ before += o.loose\[begin + i\] < m;/ before += begin + i < at;/'
+
+# --- conv1d ---
+mutant 'conv1d: a document is not reset' conv1d conv1d.cu 's/return seg\[j - b\] == seg\[j\];/return true;/'
+mutant 'conv1d: a barrier is missing where warps add up' conv1d conv1d.cu '/ write_sums(/,/^}/s/__syncthreads();//'
+mutant 'conv1d: tokens before the row are read' conv1d conv1d.cu '/ read_before(/,/^}/s/if (t >= 0)/if (t >= -1)/'
+mutant 'conv1d: a run is written past its end' conv1d conv1d.cu '/ k_conv1d_fwd(/,/^}/s/if (t + k < end)/if (true)/'
+
+# --- the scan ---
+mutant 'ssd forward: a document is not reset within a chunk' ssd ssd_fwd.cu 's/ && steps->doc\[u + k\] == steps->doc\[tt\]//'
+mutant 'ssd forward: a document is not reset between chunks' ssd ssd.cuh 's/doc == 0 ? ssd_exp(cum, T{}) : 0.0f/ssd_exp(cum, T{})/' ssd_fwd.cu
+mutant 'ssd states: a document is not reset' ssd ssd.cuh 's/doc_last == 0 ? ssd_exp(last, T{}) : 0.0f/ssd_exp(last, T{})/' ssd_states.cu
+mutant 'ssd forward: later tokens are seen' ssd ssd_fwd.cu 's/const bool ok = u + k <= tt \&\&/const bool ok =/'
+mutant 'ssd forward: a barrier is missing before M is read' ssd ssd_fwd.cu '/before_chunk<S>(y/,/has_next/s/__syncthreads();//'
+mutant 'ssd forward: a chunk is used before it has come' ssd ssd_fwd.cu '/ k_ssd_fwd(/,/^}/s/copy_wait<0>();//'
+mutant 'ssd forward: tokens past the last are read' ssd ssd.cuh 's/at.len - t0, n_cols, in.is_wide/S::Q, n_cols, in.is_wide/' ssd_fwd.cu
+mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_states.cu 's/(IS_REVERSE ? t0 + S::Q : t0) % out.chunk == 0/t0 % out.chunk == 0/'
+mutant 'ssd states: a barrier is missing' ssd ssd_states.cu '/ k_ssd_walk(/,/^}/s/__syncthreads();//'
+mutant 'ssd backward: a barrier is missing before the state is free' ssd ssd_bwd.cu 's,__syncthreads(); /\* x is free.*,,'
+mutant 'ssd backward: a barrier is missing before M is overwritten' ssd ssd_bwd.cu 's,__syncthreads(); /\* m is free.*,,'
+mutant 'ssd backward: a document is not reset' ssd ssd_bwd.cu 's/const bool is_first = t < S::QT && w->start\[t\] == t;/const bool is_first = false;/'
+mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/from.ld, n, channels_of(i),/from.ld, S::QT, channels_of(i),/'
+
+# --- attention ---
+mutant 'attention: a document is not reset' attn attn.cu 's/w.first\[m\]\[half\] = seg ? .*;/w.first[m][half] = 0;/'
+mutant 'attention: the last key of a row is not seen' attn attn.cuh 's/j > last + m \* 16 + i \/ 2 \* 8)/j >= last + m * 16 + i \/ 2 * 8)/' attn.cu
+mutant 'attention: later keys are seen' attn attn.cuh 's/ || j > last + m \* 16 + i \/ 2 \* 8)/)/' attn.cu
+mutant 'attention: a barrier is missing before keys are used' attn attn.cu '/ k_attn_fwd(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
+mutant 'attention: keys are used before they have come' attn attn.cu '/ k_attn_fwd(/,/^}/{/for (int j0/,/^    }/s/copy_wait<0>();//}'
+mutant 'attention: keys past the last are read' attn attn.cuh 's/const bool ok = row0 + r < n_rows && c < P;/const bool ok = c < P;/' attn.cu
+mutant 'attention backward: a document is not reset' attn attn_bwd.cu 's/end\[m\]\[half\] = seg ? .*;/end[m][half] = n;/'
+mutant 'attention backward: earlier queries are seen' attn attn_bwd.cu 's/i < j + m \* 16 + at \/ 2 \* 8 || //'
+mutant 'attention backward: a barrier is missing in dq' attn attn_bwd.cu '/ k_attn_dq(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
+mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu '/ k_attn_dkv(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
+
+# --- decode ---
+mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'
+mutant 'attn_step: the cache is read past the position' attn attn_step.cu 's/min(begin + in.piece, pos + 1)/begin + in.piece/'
+mutant 'attn_step: a key of no position has weight' attn attn_step.cu 's/first + i \* KEYS < end ? s\[i\]\[h\] : LOWEST/s[i][h]/'
+mutant 'attn_step: a piece too many is joined' attn attn_step.cu 's/n = in.pos\[r\] \/ in.piece + 1;/n = in.pos[r] \/ in.piece + 2;/'
+mutant 'linear_step: a barrier is missing before segments are added' linear linear_step.cu '/ k_linear_step(/,/^}/s/__syncthreads();//'
+mutant 'linear_step: rows past the last are read' linear linear_step.cu 's/left = r < x.R ? x.k - at : 0;/left = x.k - at;/'
+mutant 'linear_step: columns past the last are written' linear linear_step.cu 's/if (n0 + col < y.n)/if (true)/'
+mutant 'linear_tile: a barrier is missing before a stage is used' linear linear_tile.cu '/copy_wait<STAGES - 1>();/,/const T/s/__syncthreads();//'
+mutant 'linear_tile: a stage is overwritten while it is read' linear linear_tile.cu '/multiply<T, MR, NW>(c/,/per_segment/s/__syncthreads();//'
+mutant 'linear_tile: a stage is used before it has come' linear linear_tile.cu 's/copy_wait<STAGES - 1>();/copy_wait<STAGES>();/'
+mutant 'mamba_step: a barrier is missing before y is read' mamba_step mamba_step.cu '/advance_any(sums/,/FUSED/s/__syncthreads();//'
+mutant 'mamba_step: rows of another head are advanced' mamba_step mamba_step.cu 's/const bool is_in = row < end;/const bool is_in = true;/'
+mutant 'mamba_step: the history is shifted before all have read it' mamba_step mamba_step.cu '/ fill_token(/,/^}/s/if (!is_bc)$/if (true)/'
+mutant 'mamba_step: a barrier is missing in the norm' mamba_step vec.cuh '/ block_sum(/,/^}/{/part\[/,/float sum/s/__syncthreads();//}' mamba_step.cu
+
+# --- recorded work ---
+mutant 'graphs: another key is replayed' dev graph.cu 's/if (g->key == key)/if (g->key + 1 == key || g->key == key)/'
+
+tests=$(printf '%s\n' "${specs[@]}" | awk 'NR % 4 == 1' | sort -u)
+run() {
+    local i n=0
+    for test in $tests; do
+        whole "$test" >"$tmp/$test.log" 2>&1 &
+        n=$((n + 1)); [ "$n" -lt "$jobs" ] || { wait -n; n=$((n - 1)); }
+    done
+    wait
+    n=0
+    for i in "${!names[@]}"; do
+        planted "$i" "${specs[@]:i * 4:4}" >"$tmp/$i.verdict" &
+        n=$((n + 1)); [ "$n" -lt "$jobs" ] || { wait -n; n=$((n - 1)); }
+    done
+    wait
+}
+run
+for test in $tests; do
+    ok_none "test_$test passes with the kernels as they are" "$([ -s "$tmp/$test.time" ] || echo "it does not"; cat "$tmp/$test.log")"
+done
+for i in "${!names[@]}"; do
+    ok_none "${names[$i]}" "$(cat "$tmp/$i.verdict")"
+done
 done_testing
