@@ -76,7 +76,7 @@ void cuda_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, st
                     const struct tensor *q, const struct tensor *k, const struct tensor *v,
                     float scale, int H, int P, int G, const struct step_rows *rows);
 void cuda_swiglu_fwd(struct dev *dev, struct tensor *y, const struct tensor *u);
-void cuda_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
+void cuda_swiglu_bwd(struct dev *dev, struct tensor *du, struct tensor *y, const struct tensor *dy,
                      const struct tensor *u);
 void cuda_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                     const struct tensor *branch, float scale, const struct drop *drop,

@@ -5,13 +5,25 @@
 #include "forward.h"
 
 /* One linear layer: dx = dy w, dw += dy^T x. */
-static void linear(const struct pass *p, int param, struct tensor *dx, const struct tensor *dy,
-                   const struct tensor *x)
+static void linear_x(const struct pass *p, int param, struct tensor *dx, const struct tensor *dy)
+{
+    struct model *m = p->m;
+    m->dev->ops->linear_bwd_x(m->dev, dx, dy, &m->weight[param], false);
+}
+
+static void linear_w(const struct pass *p, int param, const struct tensor *dy,
+                     const struct tensor *x)
 {
     struct model *m = p->m;
     struct tensor dw = params_product(&m->params, param, m->grad);
-    m->dev->ops->linear_bwd_x(m->dev, dx, dy, &m->weight[param], false);
     m->dev->ops->linear_bwd_w(m->dev, &dw, dy, x, m->opts.product);
+}
+
+static void linear(const struct pass *p, int param, struct tensor *dx, const struct tensor *dy,
+                   const struct tensor *x)
+{
+    linear_x(p, param, dx, dy);
+    linear_w(p, param, dy, x);
 }
 
 /* dn, the gradient of a norm's output, through the norm into the stream. */
@@ -38,11 +50,13 @@ static const struct tensor *take_branch(const struct pass *p, int layer, int whi
 static void mlp(const struct pass *p, int i)
 {
     const struct layer_params *lp = &p->m->params.layer[i];
-    const struct layer_acts *l = &p->a->layer[i];
+    struct layer_acts *l = &p->a->layer[i];
     struct back_acts *b = &p->a->back;
+    const struct tensor *branch = take_branch(p, i, 1);
     remake_mlp(p, i);
-    linear(p, lp->mlp_out, &b->ds, take_branch(p, i, 1), &l->s);
-    p->m->dev->ops->swiglu_bwd(p->m->dev, &b->du, &b->ds, &l->u);
+    linear_x(p, lp->mlp_out, &b->ds, branch);
+    p->m->dev->ops->swiglu_bwd(p->m->dev, &b->du, p->a->is_remade ? &l->s : NULL, &b->ds, &l->u);
+    linear_w(p, lp->mlp_out, branch, &l->s);
     linear(p, lp->mlp_in, &b->dn, &b->du, &l->n2);
     norm(p, lp->norm2, &l->x2, l->rstd2);
 }

@@ -211,8 +211,8 @@ static void dry_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcac
 static void dry_swiglu_fwd(struct dev *dev, struct tensor *y, const struct tensor *u)
 {
 }
-static void dry_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
-                           const struct tensor *u)
+static void dry_swiglu_bwd(struct dev *dev, struct tensor *du, struct tensor *y,
+                           const struct tensor *dy, const struct tensor *u)
 {
 }
 static void dry_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,

@@ -221,7 +221,6 @@ void remake_mlp(const struct pass *p, int i)
         return;
     m->dev->ops->rmsnorm_fwd(m->dev, &l->n2, NULL, &l->x2, &m->value[m->params.layer[i].norm2],
                              m->c.norm_eps);
-    m->dev->ops->swiglu_fwd(m->dev, &l->s, &l->u);
 }
 
 void remake_mixer(const struct pass *p, int i)

@@ -33,7 +33,7 @@ struct attn_in attn_inputs(const struct pass *p, const struct layer_acts *l);
 struct drop drop_of(const struct pass *p, int layer, int which);
 
 /* Where the forward's norms, gates and convolutions were not kept, what a block's MLP, or its
- * mixer, needs of them for its gradients. */
+ * mixer, needs of them for its gradients, but for SwiGLU, whose backward makes it again. */
 void remake_mlp(const struct pass *p, int i);
 void remake_mixer(const struct pass *p, int i);
 

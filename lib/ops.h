@@ -333,9 +333,10 @@ struct ops {
                       const struct tensor *q, const struct tensor *k, const struct tensor *v,
                       float scale, int H, int P, int G, const struct step_rows *);
 
-    /* --- SwiGLU (Shazeer 2020): y(M,F) = silu(u[:, :F]) * u[:, F:], u (M,2F) --- */
+    /* --- SwiGLU (Shazeer 2020): y(M,F) = silu(u[:, :F]) * u[:, F:], u (M,2F). The backward makes y
+     * again on the way, with the same bits; NULL: it is not wanted --- */
     void (*swiglu_fwd)(struct dev *, struct tensor *y, const struct tensor *u);
-    void (*swiglu_bwd)(struct dev *, struct tensor *du, const struct tensor *dy,
+    void (*swiglu_bwd)(struct dev *, struct tensor *du, struct tensor *y, const struct tensor *dy,
                        const struct tensor *u);
 
     /* --- residual: y(M,D) = x + scale * drop(branch); x and y may be the same tensor. drop NULL or

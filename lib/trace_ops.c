@@ -317,13 +317,14 @@ static void timed_swiglu_fwd(struct dev *dev, struct tensor *y, const struct ten
                       .bytes = size_of(y) + size_of(u), .flops = 5 * count_of(y)));
 }
 
-static void timed_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
-                             const struct tensor *u)
+static void timed_swiglu_bwd(struct dev *dev, struct tensor *du, struct tensor *y,
+                             const struct tensor *dy, const struct tensor *u)
 {
     struct trace *t = trace_begin(dev);
-    t->inner->swiglu_bwd(dev, du, dy, u);
+    t->inner->swiglu_bwd(dev, du, y, dy, u);
     trace_end(t, COST("swiglu_bwd", "MF", {tensor_rows(dy), tensor_cols(dy)},
-                      .bytes = size_of(dy) + size_of(u) + size_of(du), .flops = 12 * count_of(dy)));
+                      .bytes = size_of(dy) + size_of(u) + size_of(du) + (y ? size_of(y) : 0),
+                      .flops = 12 * count_of(dy)));
 }
 
 static void timed_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,

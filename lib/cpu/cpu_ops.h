@@ -40,7 +40,7 @@ void cpu_gatenorm_bwd(struct dev *dev, struct tensor *dy, struct tensor *dz, str
 size_t cpu_gatenorm_plan(const struct dev *dev, const struct sizes *s);
 
 void cpu_swiglu_fwd(struct dev *dev, struct tensor *y, const struct tensor *u);
-void cpu_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
+void cpu_swiglu_bwd(struct dev *dev, struct tensor *du, struct tensor *y, const struct tensor *dy,
                     const struct tensor *u);
 
 void cpu_resid_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,

@@ -49,10 +49,13 @@ static void bwd_worker(void *arg, int worker, int n_workers)
     }
 }
 
-void cpu_swiglu_bwd(struct dev *dev, struct tensor *du, const struct tensor *dy,
+/* y is made first: du may take u's place. */
+void cpu_swiglu_bwd(struct dev *dev, struct tensor *du, struct tensor *y, const struct tensor *dy,
                     const struct tensor *u)
 {
     assert(tensor_cols(u) == 2 * tensor_cols(dy) && tensor_cols(du) == tensor_cols(u));
+    if (y)
+        cpu_swiglu_fwd(dev, y, u);
     struct swiglu_job job = {.dy = dy, .u = u, .du = du};
     run_sized(dev, (int64_t)tensor_count(u), bwd_worker, &job);
 }

@@ -184,7 +184,7 @@ void time_elements(struct bench *b)
     });
     time_op(b, "swiglu_bwd", 5.0 * 2 * M * F, [=] {
         struct tensor du = act(b, 2 * F), dy = act(b, F), u = act(b, 2 * F);
-        cuda_swiglu_bwd(dev, &du, &dy, &u);
+        cuda_swiglu_bwd(dev, &du, NULL, &dy, &u);
     });
     time_op(b, "rope", 2.0 * 2 * M * D, [=] {
         struct tensor x = act(b, D);

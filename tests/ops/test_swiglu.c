@@ -37,10 +37,12 @@ static void check_sizes(struct dev *dev, int M, int F, double scale, int gap)
                   tdy = t_tensor(dev, dy, M, F, F + gap);
     struct tensor y = t_garbage(dev, M, F, F + 2 * gap), du = t_garbage(dev, M, 2 * F, 0);
     dev->ops->swiglu_fwd(dev, &y, &tu);
-    dev->ops->swiglu_bwd(dev, &du, &tdy, &tu);
+    dev->ops->swiglu_bwd(dev, &du, NULL, &tdy, &tu);
     ok_within(t_error(dev, &y, y_ref), tol(dev, f32_tol(4)), "%s %dx%d: y", dev->name, M, F);
     ok_within(t_error(dev, &du, du_ref), tol(dev, f32_tol(4)), "%s %dx%d: du", dev->name, M, F);
-    dev->ops->swiglu_bwd(dev, &tu, &tdy, &tu);
+    struct tensor again = t_garbage(dev, M, F, F + gap);
+    dev->ops->swiglu_bwd(dev, &tu, &again, &tdy, &tu);
+    ok(t_same(dev, &y, &again), "%s %dx%d: the backward makes y again", dev->name, M, F);
     ok_within(t_error(dev, &tu, du_ref), tol(dev, f32_tol(4)), "%s %dx%d: du in place of u",
               dev->name, M, F);
 }
