@@ -1,9 +1,9 @@
 /* attn: attention, forward: o = softmax(scale q k^T) v without scores in memory (Dao et al. 2022,
  * "FlashAttention", algorithm 1; Dao 2023, "FlashAttention-2", section 3.1). A block owns a tile of
- * queries of one head and lets the tiles of keys pass; each row keeps its greatest score so far,
- * the sum of exponentials below it and the weighted sum of values, which are rescaled when a
- * greater score comes. Key tiles before the first document of the tile and above the diagonal are
- * never loaded, and only tiles on an edge are masked. */
+ * queries of one head and lets the tiles of keys pass; each row keeps a score near the greatest so
+ * far, the sum of exponentials against it and the weighted sum of values, which are rescaled when a
+ * far greater score comes. Key tiles before the first document of the tile and above the diagonal
+ * are never loaded, and only tiles on an edge are masked. */
 #include "attn.cuh"
 
 #include "cuda_ops.cuh"
@@ -26,41 +26,74 @@ template <class T, int W_, int WARPS, int M_, int KEYS_, int MIN_BLOCKS> struct 
 /* What a warp carries from tile to tile. Rows of a lane: m*16 + half*8 + lane/4. */
 template <class C> struct fwd_rows {
     frag_c o[C::M][C::W / 8];
-    float top[C::M][2], sum[C::M][2];
-    int first[C::M][2]; /* keys [first, last] are seen */
-    int last;           /* of the lane's row 0 */
+    float top[C::M][2], sum[C::M][2]; /* sum: the lane's share */
+    int first[C::M][2];               /* keys [first, last] are seen */
+    int last;                         /* of the lane's row 0 */
 };
 
-/* Scores become weights below the row's new top, and what was summed before is rescaled. */
-template <class C>
-__device__ __forceinline__ void soften(frag_c (&s)[C::M][C::keys / 8], fwd_rows<C> &w, float scale2)
+/* A row's top follows its scores only where one lies so many powers of 2 above it: most tiles are
+ * spared the rescaling, and weights up to 2^SLACK are as exact as those below 1. */
+constexpr float SLACK = 8;
+
+/* The greatest of a lane's scores in a row. */
+template <int N> __device__ __forceinline__ float lane_max(const frag_c (&s)[N], int half)
 {
+    float top = fmaxf(s[0].r[2 * half], s[0].r[2 * half + 1]);
+#pragma unroll
+    for (int n = 1; n < N; n++)
+        top = fmaxf(top, fmaxf(s[n].r[2 * half], s[n].r[2 * half + 1]));
+    return top;
+}
+
+/* Raises the tops of rows that have a score far above, and rescales what was summed before. Each
+ * row by its own scores, whatever the others of the warp do. */
+template <class C>
+__device__ __forceinline__ void raise_tops(const frag_c (&s)[C::M][C::keys / 8], fwd_rows<C> &w,
+                                           float scale2)
+{
+    float most[C::M][2];
+    bool is_far = false;
 #pragma unroll
     for (int m = 0; m < C::M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            float top = w.top[m][half];
+            most[m][half] = lane_max(s[m], half);
+            is_far |= (most[m][half] - w.top[m][half]) * scale2 > SLACK;
+        }
+    if (!__any_sync(0xffffffffu, is_far))
+        return;
 #pragma unroll
-            for (int n = 0; n < C::keys / 8; n++)
-                top = fmaxf(top, fmaxf(s[m][n].r[2 * half], s[m][n].r[2 * half + 1]));
-            top = attn_row_max(top);
-            const float left = exp2_fast((w.top[m][half] - top) * scale2), bias = -top * scale2;
-            float sum = 0;
+    for (int m = 0; m < C::M; m++)
 #pragma unroll
-            for (int n = 0; n < C::keys / 8; n++)
-#pragma unroll
-                for (int i = 2 * half; i < 2 * half + 2; i++) {
-                    s[m][n].r[i] = exp2_fast(fmaf(s[m][n].r[i], scale2, bias));
-                    sum += s[m][n].r[i];
-                }
+        for (int half = 0; half < 2; half++) {
+            const float was = w.top[m][half], seen = attn_row_max(most[m][half]);
+            const float top = (seen - was) * scale2 > SLACK ? seen : was;
+            const float left = exp2_fast((was - top) * scale2);
             w.top[m][half] = top;
-            w.sum[m][half] = w.sum[m][half] * left + sum;
+            w.sum[m][half] *= left;
 #pragma unroll
             for (int n = 0; n < C::W / 8; n++) {
                 w.o[m][n].r[2 * half] *= left;
                 w.o[m][n].r[2 * half + 1] *= left;
             }
         }
+}
+
+/* Scores become weights against the row's top. */
+template <class C>
+__device__ __forceinline__ void soften(frag_c (&s)[C::M][C::keys / 8], fwd_rows<C> &w, float scale2)
+{
+    raise_tops<C>(s, w, scale2);
+#pragma unroll
+    for (int m = 0; m < C::M; m++)
+#pragma unroll
+        for (int n = 0; n < C::keys / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float bias = -w.top[m][i / 2] * scale2;
+                s[m][n].r[i] = exp2_fast(fmaf(s[m][n].r[i], scale2, bias));
+                w.sum[m][i / 2] += s[m][n].r[i];
+            }
 }
 
 /* Sequence b: its queries and keys, and their first rows. */

@@ -76,15 +76,22 @@ __device__ __forceinline__ void attn_load(T *tile, mat<const T> from, int row0, 
                                           bool is_wide)
 {
     constexpr int ld = tile_ld<T>(W), n = wide<T>::n, per_row = W / n, rows = THREADS / per_row;
-    static_assert(THREADS % per_row == 0, "a pass takes whole rows");
+    static_assert(THREADS % per_row == 0 && ROWS % rows == 0, "passes take whole rows");
     if (is_wide) {
         const int r = (int)threadIdx.x / per_row, c = (int)threadIdx.x % per_row * n;
         const T *p = from.p + (row0 + r) * from.ld + c;
-        const int n_full = c < P ? n_rows - row0 : 0;
-        /* not unrolled: as many pointers would be kept all along */
+        const int64_t pass = rows * from.ld;
+        tile += r * ld + c;
+        if (row0 + ROWS <= n_rows && P == W) {
+#pragma unroll
+            for (int i = 0; i < ROWS; i += rows, p += pass)
+                copy16_async(tile + i * ld, p, true);
+            return;
+        }
+        const int n_full = c < P ? n_rows - row0 - r : 0;
 #pragma unroll 1
-        for (int i = r; i < ROWS; i += rows, p += rows * from.ld)
-            copy16_async(tile + i * ld + c, i < n_full ? p : from.p, i < n_full);
+        for (int i = 0; i < ROWS; i += rows, p += pass)
+            copy16_async(tile + i * ld, i < n_full ? p : from.p, i < n_full);
     } else {
 #pragma unroll 1
         for (int i = (int)threadIdx.x; i < ROWS * W; i += THREADS) {
@@ -113,12 +120,16 @@ __device__ __forceinline__ void attn_store(mat<T> to, T *tile, const frag_c (&c)
             }
     __syncwarp();
     if (is_wide) {
-        for (int i = lane; i < 16 * M * per_row; i += 32) {
-            const int r = i / per_row, col = i % per_row * n;
-            if (row0 + r < n_rows && col < P)
-                *reinterpret_cast<pack<T, n> *>(to.p + (row0 + r) * to.ld + col) =
-                    *reinterpret_cast<const pack<T, n> *>(tile + r * ld + col);
-        }
+        const int r = lane / per_row, col = lane % per_row * n;
+        const int n_full = col < P ? n_rows - row0 - r : 0;
+        const int64_t pass = 32 / per_row * to.ld;
+        T *p = to.p + (row0 + r) * to.ld + col;
+        tile += r * ld + col;
+#pragma unroll
+        for (int i = 0; i < 16 * M; i += 32 / per_row, p += pass)
+            if (i < n_full)
+                *reinterpret_cast<pack<T, n> *>(p) =
+                    *reinterpret_cast<const pack<T, n> *>(tile + i * ld);
     } else {
 #pragma unroll 1
         for (int i = lane; i < 16 * M * W; i += 32) {

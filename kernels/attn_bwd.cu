@@ -34,14 +34,14 @@ struct row_stats stats_of(const struct dev *dev, int B, int H, int T)
 /* --- dq --- */
 
 /* WARPS warps of 16*M queries each, KEYS keys a stage, two stages, SUB keys at a time. has_q: q
- * and dout stay in registers and pass through the stages' memory; else they have their own. */
+ * and dout stay in registers and pass through a stage's memory each; else they have their own. */
 template <class T, int W_, int WARPS, int M_, int KEYS_, int SUB, int MIN_BLOCKS> struct dq_tile {
     static constexpr int W = W_, M = M_, keys = KEYS_, sub = SUB, rows = 16 * M_ * WARPS;
     static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
     static constexpr bool has_q = M_ * W_ <= 128 && sizeof(T) == 2;
     static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : 2 * rows);
     static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
-    static_assert(!has_q || rows <= 2 * KEYS_, "q and dout pass through the stages");
+    static_assert(!has_q || rows == 2 * KEYS_, "q and dout pass through a stage each");
     static_assert(row_pad % rows == 0, "row_stats has whole tiles");
 };
 
@@ -51,50 +51,76 @@ template <int M> struct dq_rows {
     int first[M][2], last; /* keys [first,last] are seen; last: of row 0 */
 };
 
-/* delta of a warp's 16*M rows from row0 on: a quarter of a warp a row. */
-template <class T, class C>
-__device__ __forceinline__ void make_delta(float *delta, mat<const T> dout, mat<const T> o,
-                                           int row0, const attn_args<T> &in)
+/* The sum of dout times o over a lane's columns of a row, the eighth part of them. */
+template <class T, int W>
+__device__ __forceinline__ float delta_part(const T *x, const T *y, int P, bool is_wide)
 {
-    constexpr int n = C::W / 8 < wide<T>::n ? C::W / 8 : wide<T>::n; /* elements an access */
-    for (int r = row0 + lane_id() / 8; r < row0 + 16 * C::M; r += 4) {
-        float sum = 0;
-        for (int c = lane_id() % 8 * n; r < in.n_queries && c < in.P; c += 8 * n) {
-            const T *x = dout.p + r * dout.ld + c, *y = o.p + r * o.ld + c;
-            if (in.is_wide) {
-                float a[n], b[n];
-                load(a, x);
-                load(b, y);
+    constexpr int n = W / 8 < wide<T>::n ? W / 8 : wide<T>::n; /* elements an access */
+    float sum = 0;
 #pragma unroll
-                for (int i = 0; i < n; i++)
-                    sum = fmaf(a[i], b[i], sum);
-            } else {
-                for (int i = 0; i < n && c + i < in.P; i++)
-                    sum = fmaf(to_f32(x[i]), to_f32(y[i]), sum);
-            }
+    for (int at = 0; at < W; at += 8 * n) {
+        const int c = at + lane_id() % 8 * n;
+        if (c >= P)
+            continue;
+        if (is_wide) {
+            float a[n], b[n];
+            load(a, x + c);
+            load(b, y + c);
+#pragma unroll
+            for (int i = 0; i < n; i++)
+                sum = fmaf(a[i], b[i], sum);
+        } else {
+            for (int i = c; i < min(c + n, P); i++)
+                sum = fmaf(to_f32(x[i]), to_f32(y[i]), sum);
         }
+    }
+    return sum;
+}
+
+/* delta of a warp's 16*M rows from row0 on, kept and written; rows past the last have 0. A quarter
+ * of a warp takes each 4th row, all of its rows at once, and hands the sums to those who need them.
+ */
+template <class T, class C>
+__device__ __forceinline__ void make_delta(dq_rows<C::M> &w, float *delta, mat<const T> dout,
+                                           mat<const T> o, int row0, const attn_args<T> &in)
+{
+    const int quarter = lane_id() / 8, g = lane_id() / 4;
+    float sum[4 * C::M];
+#pragma unroll
+    for (int i = 0; i < 4 * C::M; i++) {
+        const int row = min(row0 + 4 * i + quarter, in.n_queries - 1);
+        sum[i] = delta_part<T, C::W>(dout.p + row * dout.ld, o.p + row * o.ld, in.P, in.is_wide);
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * C::M; i++) {
+        const int row = row0 + 4 * i + quarter;
 #pragma unroll
         for (int step = 4; step > 0; step /= 2)
-            sum += __shfl_xor_sync(0xffffffffu, sum, step);
+            sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
+        sum[i] = row < in.n_queries ? sum[i] : 0.0f;
         if (lane_id() % 8 == 0)
-            delta[r] = sum;
+            delta[row] = sum[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 2 * C::M; i++) {
+        const float low = __shfl_sync(0xffffffffu, sum[2 * i], g % 4 * 8);
+        const float high = __shfl_sync(0xffffffffu, sum[2 * i + 1], g % 4 * 8);
+        w.delta[i / 2][i % 2] = g < 4 ? low : high;
     }
 }
 
 template <class T, class C>
 __device__ __forceinline__ void open_rows(dq_rows<C::M> &w, const attn_args<T> &in,
-                                          const int32_t *seg, const float *lse, float *lse2,
-                                          const float *delta, int q0, int row0, int j_first)
+                                          const int32_t *seg, const float *lse, float *lse2, int q0,
+                                          int row0, int j_first)
 {
     w.last = row0 + lane_id() / 4;
-    __syncwarp();
 #pragma unroll
     for (int m = 0; m < C::M; m++)
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = w.last + m * 16 + half * 8, at = min(row, in.n_queries - 1);
             w.lse2[m][half] = row < in.n_queries ? lse[row] * attn_log2e : INFINITY;
-            w.delta[m][half] = delta[row];
             w.first[m][half] = seg ? attn_doc_begin(seg, at, q0, j_first) : 0;
             if (lane_id() % 4 == 0)
                 lse2[row] = w.lse2[m][half];
@@ -139,26 +165,31 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
 
     attn_load<T, C::rows, W, threads>(q_tile, attn_head(in.q, b, n, h, in.P), q0, n, in.P,
                                       in.is_wide);
+    copy_commit();
     attn_load<T, C::rows, W, threads>(do_tile, dout, q0, n, in.P, in.is_wide);
     copy_commit();
-    make_delta<T, C>(delta, dout, attn_head(all_o, b, n, h, in.P), row0, in);
     const int j_first = seg ? attn_find(seg, 0, q0, seg[q0]) : 0;
     const int j_begin = j_first / keys * keys, j_end = min(q0 + C::rows, n);
-    dq_rows<M> w;
-    open_rows<T, C>(w, in, seg, lse + (int64_t)blockIdx.x * n, lse2, delta, q0, row0, j_first);
-    const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
-    const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
     frag_a<T> qa[M][W / 16], da[M][W / 16];
     if constexpr (C::has_q) {
-        copy_wait<0>();
+        copy_wait<1>();
         __syncthreads();
         attn_load_a<T, M, W>(qa, q_tile + warp_row * ld);
-        attn_load_a<T, M, W>(da, do_tile + warp_row * ld);
         __syncthreads();
     }
     attn_load<T, keys, W, threads>(smem, k, j_begin, n, in.P, in.is_wide);
     attn_load<T, keys, W, threads>(smem + keys * ld, v, j_begin, n, in.P, in.is_wide);
     copy_commit();
+    dq_rows<M> w;
+    make_delta<T, C>(w, delta, dout, attn_head(all_o, b, n, h, in.P), row0, in);
+    open_rows<T, C>(w, in, seg, lse + (int64_t)blockIdx.x * n, lse2, q0, row0, j_first);
+    const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
+    const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
+    if constexpr (C::has_q) {
+        copy_wait<1>();
+        __syncthreads();
+        attn_load_a<T, M, W>(da, do_tile + warp_row * ld);
+    }
     frag_c sum[M][W / 8];
     attn_clear(sum);
 
@@ -195,12 +226,15 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
 
 /* --- dk, dv --- */
 
-/* WARPS warps of 16*M keys each, STEP queries a stage, two stages. */
-template <class T, int W_, int WARPS, int M_, int STEP, int MIN_BLOCKS> struct dkv_tile {
-    static constexpr int W = W_, M = M_, step = STEP, keys = 16 * M_ * WARPS;
+/* WARPS warps of 16*M keys each, STEP queries a stage, two stages, SUB queries at a time. has_kv: k
+ * and v stay in registers and pass through the stages' memory; else they have their own. */
+template <class T, int W_, int WARPS, int M_, int STEP, int SUB, int MIN_BLOCKS> struct dkv_tile {
+    static constexpr int W = W_, M = M_, step = STEP, sub = SUB, keys = 16 * M_ * WARPS;
     static constexpr int threads = 32 * WARPS, min_blocks = MIN_BLOCKS, ld = tile_ld<T>(W_);
-    static constexpr size_t tile_bytes = (size_t)(2 * keys + 4 * STEP) * ld * sizeof(T);
-    static constexpr size_t smem_bytes = tile_bytes + 4 * STEP * sizeof(float);
+    static constexpr bool has_kv = sizeof(T) == 2;
+    static constexpr int stages_at = has_kv ? 0 : 2 * keys; /* rows before the stages */
+    static constexpr int rows = stages_at + 4 * STEP > 2 * keys ? stages_at + 4 * STEP : 2 * keys;
+    static constexpr size_t smem_bytes = (size_t)rows * ld * sizeof(T) + 4 * STEP * sizeof(float);
     static_assert(row_pad % STEP == 0 && keys % STEP == 0, "row_stats has whole steps");
 };
 
@@ -211,9 +245,8 @@ template <class T, class C> struct dkv_stage {
 };
 template <class T, class C> __device__ __forceinline__ dkv_stage<T, C> stage_at(T *smem, int i)
 {
-    T *tile = smem + (2 * C::keys + i * 2 * C::step) * C::ld;
-    float *rows = reinterpret_cast<float *>(smem + (2 * C::keys + 4 * C::step) * C::ld);
-    rows += i * 2 * C::step;
+    T *tile = smem + (C::stages_at + i * 2 * C::step) * C::ld;
+    float *rows = reinterpret_cast<float *>(smem + C::rows * C::ld) + i * 2 * C::step;
     return dkv_stage<T, C>{tile, tile + C::step * C::ld, rows, rows + C::step};
 }
 
@@ -235,21 +268,25 @@ __device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn
     copy_commit();
 }
 
-/* Queries that do not see their key get no weight. end[][]: where the documents of the lane's keys
- * end; j: its key row 0; i0: the stage's first query. */
+/* Queries that do not see their key get no weight. ends: where the documents of the warp's keys
+ * end; row0: the first of them; i0: the stage's first query. */
 template <int M, int N>
-__device__ __forceinline__ void mask_t(frag_c (&s)[M][N], const int (&end)[M][2], int j, int i0)
+__device__ __forceinline__ void mask_t(frag_c (&s)[M][N], const int *ends, int row0, int i0)
 {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < N; n++)
+        for (int half = 0; half < 2; half++) {
+            const int row = m * 16 + half * 8 + lane_id() / 4, end = ends[row];
 #pragma unroll
-            for (int at = 0; at < 4; at++) {
-                const int i = i0 + n * 8 + lane_id() % 4 * 2 + at % 2;
-                if (i < j + m * 16 + at / 2 * 8 || i >= end[m][at / 2])
-                    s[m][n].r[at] = -INFINITY;
-            }
+            for (int n = 0; n < N; n++)
+#pragma unroll
+                for (int at = 0; at < 2; at++) {
+                    const int i = i0 + n * 8 + lane_id() % 4 * 2 + at;
+                    if (i < row0 + row || i >= end)
+                        s[m][n].r[half * 2 + at] = -INFINITY;
+                }
+        }
 }
 
 /* Transposed scores become weights. */
@@ -296,6 +333,7 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
 {
     constexpr int M = C::M, W = C::W, keys = C::keys, step = C::step, ld = C::ld;
     SHARED_DYN(T, smem);
+    SHARED(int, ends, [C::keys]);
     const int G = in.H / in.per_group, b = (int)blockIdx.x / G, g = (int)blockIdx.x % G;
     const int n = in.n_queries, j0 = (int)blockIdx.y * keys, j_last = min(j0 + keys, n) - 1;
     const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = j0 + warp_row;
@@ -306,18 +344,24 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
                                       in.is_wide);
     attn_load<T, keys, W, C::threads>(v_tile, attn_head(in.v, b, n, g, in.P), j0, n, in.P,
                                       in.is_wide);
-    load_stage(stage_at<T, C>(smem, 0), in, dout, stats, b, g * in.per_group, j0);
+    copy_commit();
+    if constexpr (!C::has_kv)
+        load_stage(stage_at<T, C>(smem, 0), in, dout, stats, b, g * in.per_group, j0);
     const int i_end = seg ? attn_find(seg, j_last + 1, n, seg[j_last] + 1) : n;
-    int end[M][2];
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = min(row0 + m * 16 + half * 8 + lane_id() / 4, j_last);
-            end[m][half] = seg ? attn_doc_end(seg, row, j_last, i_end) : n;
-        }
-    const int warp_end = __shfl_sync(0xffffffffu, end[M - 1][1], 31);
-    const int warp_inner = seg ? __shfl_sync(0xffffffffu, end[0][0], 0) : INT32_MAX;
+    for (int i = lane_id(); i < 16 * M; i += 32)
+        ends[warp_row + i] = seg ? attn_doc_end(seg, min(row0 + i, j_last), j_last, i_end) : n;
+    __syncwarp();
+    const int warp_end = ends[warp_row + 16 * M - 1];
+    const int warp_inner = seg ? ends[warp_row] : INT32_MAX;
+    frag_a<T> ka[M][W / 16], va[M][W / 16];
+    if constexpr (C::has_kv) {
+        copy_wait<0>();
+        __syncthreads();
+        attn_load_a<T, M, W>(ka, k_tile + warp_row * ld);
+        attn_load_a<T, M, W>(va, v_tile + warp_row * ld);
+        __syncthreads();
+        load_stage(stage_at<T, C>(smem, 0), in, dout, stats, b, g * in.per_group, j0);
+    }
     frag_c dk_sum[M][W / 8], dv_sum[M][W / 8];
     attn_clear(dk_sum);
     attn_clear(dv_sum);
@@ -334,19 +378,23 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
         __syncthreads();
         if (h < h_end)
             load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, b, h, next_i0);
-        if (i0 + step <= row0 || i0 >= warp_end)
-            continue;
         const dkv_stage<T, C> now = stage_at<T, C>(smem, stage);
-        const frag_a<T> none[M][W / 16] = {};
-        frag_c s[M][step / 8], dp[M][step / 8];
-        attn_abt<T, M, step, W, false>(s, none, k_tile + warp_row * ld, now.q);
-        if (i0 < row0 + 16 * M - 1 || i0 + step > warp_inner)
-            mask_t(s, end, row0 + lane_id() / 4, i0);
-        weigh_t(s, now.lse2, in.scale * attn_log2e);
-        attn_pb<T, M, step, W>(dv_sum, s, now.dout);
-        attn_abt<T, M, step, W, false>(dp, none, v_tile + warp_row * ld, now.dout);
-        weigh_dp_t(dp, s, now.delta);
-        attn_pb<T, M, step, W>(dk_sum, dp, now.q);
+#pragma unroll 1
+        for (int at = 0; at < step; at += C::sub) {
+            const int i = i0 + at;
+            if (i + C::sub <= row0 || i >= warp_end)
+                continue;
+            const T *q = now.q + at * ld, *d = now.dout + at * ld;
+            frag_c s[M][C::sub / 8], dp[M][C::sub / 8];
+            attn_abt<T, M, C::sub, W, C::has_kv>(s, ka, k_tile + warp_row * ld, q);
+            if (i < row0 + 16 * M - 1 || i + C::sub > warp_inner)
+                mask_t(s, ends + warp_row, row0, i);
+            weigh_t(s, now.lse2 + at, in.scale * attn_log2e);
+            attn_pb<T, M, C::sub, W>(dv_sum, s, d);
+            attn_abt<T, M, C::sub, W, C::has_kv>(dp, va, v_tile + warp_row * ld, d);
+            weigh_dp_t(dp, s, now.delta + at);
+            attn_pb<T, M, C::sub, W>(dk_sum, dp, q);
+        }
     }
     __syncthreads();
     attn_scale(dk_sum, in.scale);
@@ -387,28 +435,18 @@ template <class T, class C> void run_dkv(const struct bwd *f)
            mat_of<T>(f->dv), f->stats, cmat_of<T>(f->dout), attn_args_of<T>(in, f->is_wide));
 }
 
-/* Tiles by what a block can have of shared memory; a large one (sm_80, sm_90) also means that two
- * blocks share a multiprocessor. */
 template <class T, int W> void run(const struct bwd *f)
 {
-    const size_t smem = cuda_of(f->dev)->smem_bytes;
     if constexpr (sizeof(T) == 4) {
         constexpr int warps = W == 128 ? 1 : 4;
         run_dq<T, dq_tile<T, W, warps, 1, 16, 16, 1>>(f);
-        run_dkv<T, dkv_tile<T, W, warps, 1, 16, 1>>(f);
+        run_dkv<T, dkv_tile<T, W, warps, 1, 16, 16, 1>>(f);
     } else if constexpr (W < 128) {
         run_dq<T, dq_tile<T, W, 4, 2, 64, 32, 2>>(f);
-        if constexpr (W == 64) {
-            if (smem <= 110000)
-                return run_dkv<T, dkv_tile<T, W, 8, 1, 32, 1>>(f);
-        }
-        run_dkv<T, dkv_tile<T, W, 4, 2, 32, 2>>(f);
+        run_dkv<T, dkv_tile<T, W, 4, 2, 64, 16, 2>>(f);
     } else {
         run_dq<T, dq_tile<T, W, 4, 1, 32, 32, 2>>(f);
-        if (smem > 75000)
-            run_dkv<T, dkv_tile<T, W, 4, 1, 32, 2>>(f);
-        else
-            run_dkv<T, dkv_tile<T, W, 4, 1, 16, 1>>(f);
+        run_dkv<T, dkv_tile<T, W, 4, 1, 32, 16, 2>>(f);
     }
 }
 

@@ -114,8 +114,8 @@ mutant 'attention: later keys are seen' attn attn.cuh 's/ || j > last + m \* 16 
 mutant 'attention: a barrier is missing before keys are used' attn attn.cu '/ k_attn_fwd(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
 mutant 'attention: keys are used before they have come' attn attn.cu '/ k_attn_fwd(/,/^}/{/for (int j0/,/^    }/s/copy_wait<0>();//}'
 mutant 'attention: keys past the last are read' attn attn.cuh 's/const bool ok = row0 + r < n_rows && c < P;/const bool ok = c < P;/' attn.cu
-mutant 'attention backward: a document is not reset' attn attn_bwd.cu 's/end\[m\]\[half\] = seg ? .*;/end[m][half] = n;/'
-mutant 'attention backward: earlier queries are seen' attn attn_bwd.cu 's/i < j + m \* 16 + at \/ 2 \* 8 || //'
+mutant 'attention backward: a document is not reset' attn attn_bwd.cu 's/\] = seg ? attn_doc_end(.*;/] = n;/'
+mutant 'attention backward: earlier queries are seen' attn attn_bwd.cu 's/i < row0 + row || //'
 mutant 'attention backward: a barrier is missing in dq' attn attn_bwd.cu '/ k_attn_dq(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu '/ k_attn_dkv(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
 
