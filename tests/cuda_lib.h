@@ -66,12 +66,11 @@ __attribute__((unused)) static bool is_wanted(const char *device)
 /* The library lies beside the folders of tests and tools. */
 __attribute__((unused)) static struct cuda_lib load_cuda_lib(const char *name)
 {
-    char path[PATH_MAX + 64] = {0};
+    char self[PATH_MAX] = {0}, path[PATH_MAX + 64];
     struct cuda_lib lib = {0};
-    if (readlink("/proc/self/exe", path, PATH_MAX) < 0)
+    if (readlink("/proc/self/exe", self, PATH_MAX - 1) < 0)
         fail("where this program lies");
-    strcpy(path, dirname(dirname(dirname(path))));
-    snprintf(path + strlen(path), 64, "/%s", name);
+    snprintf(path, sizeof path, "%s/%s", dirname(dirname(dirname(self))), name);
     lib.handle = dlopen(path, RTLD_NOW);
     if (!lib.handle)
         fail(dlerror());

@@ -104,7 +104,8 @@ mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_state
 mutant 'ssd states: a barrier is missing' ssd ssd_states.cu '/ k_ssd_walk(/,/^}/s/__syncthreads();//'
 mutant 'ssd backward: a barrier is missing before the state is free' ssd ssd_bwd.cu 's,__syncthreads(); /\* x is free.*,,'
 mutant 'ssd backward: a barrier is missing before M is overwritten' ssd ssd_bwd.cu 's,__syncthreads(); /\* m is free.*,,'
-mutant 'ssd backward: a document is not reset' ssd ssd_bwd.cu 's/const bool is_first = t < S::QT && w->start\[t\] == t;/const bool is_first = false;/'
+mutant 'ssd backward: a document is not reset within a chunk' ssd ssd_grad.cuh 's/= s >= start ? v : 0.0f;/= v + 0.0f * (float)start;/' ssd_bwd.cu
+mutant 'ssd backward: a document is not reset between chunks' ssd ssd_grad.cuh 's/t < w->n_live ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_bwd.cu
 mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/from.ld, n, channels_of(i),/from.ld, S::QT, channels_of(i),/'
 
 # --- attention ---
