@@ -4,10 +4,10 @@
  * cuBLASLt is column-major: our row-major c = op(a) op(b) is its c^T = op(b)^T op(a)^T, with the
  * operands swapped and each matrix seen as its transpose, which costs nothing.
  *
- * Which algorithm a product runs is the library's first guess for its shape, strides and
- * alignments, never a timing: a run that is resumed on the same GPU keeps its bits. Sums that are
- * split over k are put together in f32 and in one order. The guesses are kept in a small table; one
- * that was pushed out is guessed again, with the same answer.
+ * Which algorithm a product runs follows from the library's guesses for its shape, strides and
+ * alignments, never from a timing: a run that is resumed on the same GPU keeps its bits. Sums that
+ * are split over k are put together in f32 and in one order. The guesses are kept in a small table;
+ * one that was pushed out is guessed again, with the same answer.
  *
  * Products whose rows must not depend on how many there are run the guess for one number of rows,
  * whatever theirs is, and sums over k are not split: a tile of the result belongs to one block,
@@ -22,7 +22,7 @@
 #include <cstring>
 
 enum : size_t { WORK_BYTES = 32u << 20 };
-enum { TABLE = 512, PROBES = 8, KEY = 16, MAX_ALIGN = 256 };
+enum { TABLE = 512, PROBES = 8, KEY = 16, MAX_ALIGN = 256, CANDIDATES = 8 };
 enum { BY_ROWS_M = 8192 }; /* rows that such products are guessed for */
 
 /* The functions of cublasLt.h, looked up by name. */
@@ -230,8 +230,29 @@ static cublasStatus_t describe(const struct lt *lt, struct known *k, const struc
     return s;
 }
 
-static cublasStatus_t guess(struct cuda_gemm *gemm, struct known *k, const struct gemm *g)
+/* Which of the library's candidates runs: its first. But where sums are short, a tile of c takes as
+ * long to write as to make, and on Hopper those kernels are faster whose two groups of warps take
+ * turns at tiles, one writing while the other multiplies: the candidates with small tiles, which
+ * the waves they take tell (measured on an H100: products of k 512 and 768 take 0.77 to 0.99 of the
+ * first candidate's time). */
+static int choose(const struct cuda *c, const struct gemm *g,
+                  const cublasLtMatmulHeuristicResult_t *found, int n)
 {
+    const double most = 183 * 128, least_waves = 4; /* elements a tile */
+    if (c->arch != 90 || g->k > 768 || g->c_dtype == DT_F32)
+        return 0;
+    for (int i = 0; i < n; i++) {
+        const double waves = found[i].wavesCount;
+        if (found[i].state == CUBLAS_STATUS_SUCCESS && waves >= least_waves &&
+            (double)g->m * (double)g->n <= most * waves * c->n_sm)
+            return i;
+    }
+    return 0;
+}
+
+static cublasStatus_t guess(const struct cuda *c, struct known *k, const struct gemm *g)
+{
+    const struct cuda_gemm *gemm = c->gemm;
     const struct lt *lt = &gemm->lt;
     const int split = g->is_by_rows ? 0 : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     const struct {
@@ -243,25 +264,28 @@ static cublasStatus_t guess(struct cuda_gemm *gemm, struct known *k, const struc
                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_of(g->a)},
                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_of(addend(g))},
                  {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_of(g->c)}};
-    cublasLtMatmulHeuristicResult_t found = {};
+    cublasLtMatmulHeuristicResult_t found[CANDIDATES] = {};
     int n = 0;
     cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
     for (size_t i = 0; i < sizeof wants / sizeof *wants && s == CUBLAS_STATUS_SUCCESS; i++)
         s = lt->pref_set(gemm->pref, wants[i].what, &wants[i].value, sizeof wants[i].value);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = lt->guess(gemm->handle, k->desc, k->b, k->a, k->d, k->c, gemm->pref, 1, &found, &n);
-    if (s == CUBLAS_STATUS_SUCCESS)
-        s = n == 1 ? found.state : CUBLAS_STATUS_NOT_SUPPORTED;
-    k->algo = found.algo;
-    return s;
+        s = lt->guess(gemm->handle, k->desc, k->b, k->a, k->d, k->c, gemm->pref, CANDIDATES, found,
+                      &n);
+    if (s != CUBLAS_STATUS_SUCCESS || n == 0)
+        return s != CUBLAS_STATUS_SUCCESS ? s : CUBLAS_STATUS_NOT_SUPPORTED;
+    const cublasLtMatmulHeuristicResult_t *best = &found[choose(c, g, found, n)];
+    k->algo = best->algo;
+    return best->state;
 }
 
 /* Everything about the product that is kept. */
-static cublasStatus_t prepare(struct cuda_gemm *gemm, struct known *k, const struct gemm *g)
+static cublasStatus_t prepare(const struct cuda *c, struct known *k, const struct gemm *g)
 {
+    const struct cuda_gemm *gemm = c->gemm;
     cublasStatus_t s = describe(&gemm->lt, k, g);
     if (s == CUBLAS_STATUS_SUCCESS && !g->is_by_rows)
-        return guess(gemm, k, g);
+        return guess(c, k, g);
     if (s != CUBLAS_STATUS_SUCCESS)
         return s;
     struct known other = {};
@@ -269,15 +293,16 @@ static cublasStatus_t prepare(struct cuda_gemm *gemm, struct known *k, const str
     usual.m = BY_ROWS_M;
     s = describe(&gemm->lt, &other, &usual);
     if (s == CUBLAS_STATUS_SUCCESS)
-        s = guess(gemm, &other, &usual);
+        s = guess(c, &other, &usual);
     k->algo = other.algo;
     drop(&gemm->lt, &other);
     return s;
 }
 
 /* The product's place in the table, filled if it was not there. */
-static cublasStatus_t find(struct cuda_gemm *gemm, const struct gemm *g, struct known **to)
+static cublasStatus_t find(const struct cuda *c, const struct gemm *g, struct known **to)
 {
+    struct cuda_gemm *gemm = c->gemm;
     int64_t key[KEY];
     make_key(key, g);
     const size_t first = hash_of(key);
@@ -294,7 +319,7 @@ static cublasStatus_t find(struct cuda_gemm *gemm, const struct gemm *g, struct 
         }
     }
     drop(&gemm->lt, k);
-    const cublasStatus_t s = prepare(gemm, k, g);
+    const cublasStatus_t s = prepare(c, k, g);
     if (s != CUBLAS_STATUS_SUCCESS) {
         drop(&gemm->lt, k);
         return s;
@@ -331,7 +356,7 @@ void gemm_run(struct dev *dev, const char *at, const struct gemm *g)
     if (g->m == 0 || g->n == 0)
         return;
     assert(dev->work_bytes >= WORK_BYTES);
-    cublasStatus_t s = find(gemm, g, &k);
+    cublasStatus_t s = find(cuda_of(dev), g, &k);
     if (s == CUBLAS_STATUS_SUCCESS)
         s = gemm->lt.matmul(gemm->handle, k->desc, &g->alpha, g->b, k->b, g->a, k->a, &g->beta,
                             addend(g), k->d, g->c, k->c, &k->algo, dev->work, WORK_BYTES,
