@@ -11,7 +11,10 @@
 #include <cstdlib>
 #include <cstring>
 
-enum { READ_T = 8192, HEAD_ROWS = 2048, OLDEST_ARCH = 75, BF16_ARCH = 80 };
+enum { READ_T = 8192, OLDEST_ARCH = 75, BF16_ARCH = 80 };
+
+/* Rows of logits at once: a large GPU needs more of them to be busy, and has the memory. */
+enum { HEAD_ROWS = 2048, HEAD_ROWS_LARGE = 4096, LARGE_SM = 64 };
 
 /* What a plan without a GPU is made for: RTX 4060. */
 enum { PLAN_ARCH = 89, PLAN_SM = 24, PLAN_SMEM = 99 << 10 };
@@ -324,12 +327,12 @@ extern "C" __attribute__((visibility("default"))) int hm_cuda_open(struct dev *d
     dev->impl = c;
     dev->read_unit = GEMM_UNIT;
     dev->read_T = READ_T;
-    dev->head_rows = HEAD_ROWS;
     if (open_dev(dev, ordinal, act, err) != 0) {
         close_cuda(c);
         *dev = (struct dev){};
         return -1;
     }
+    dev->head_rows = c->n_sm >= LARGE_SM ? HEAD_ROWS_LARGE : HEAD_ROWS;
     dev->ops = &table;
     return 0;
 }
