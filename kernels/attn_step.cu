@@ -1,360 +1,361 @@
 /* attn_step: attention of one new token a row over the keys and values in its slot of the cache,
  * o = softmax(scale q K^T) V, split over the cache (Dao et al. 2023, "Flash-Decoding").
  *
- * A piece is a run of positions whose length follows from the size of the cache alone, so that
- * neither the rows beside a row nor their number enter its bits. Each piece leaves the greatest
- * score m, the sum l of exp(score - m), and the values' sum under these weights; a second launch
- * adds the pieces in order. A cache of one piece needs no second launch.
+ * A row's positions are spread over blocks, as many as the size of the cache asks for, and within a
+ * block over warps, tile by tile; so neither the rows beside a row nor their number enter its bits.
+ * What warps and blocks leave, the greatest score m, the sum l of 2^(score - m) and the values' sum
+ * under these weights, is added in order, over the blocks by a second launch.
  *
- * Query heads that share a KV head are computed from the same load of its keys and values, up to
- * HEADS of them. */
+ * The query heads of a KV head are the rows of one tensor-core product, up to 16 of them, so each
+ * key and value is read once for all.
+ *
+ * The cache is asked for before grid_wait. No later kernel finds it half written: the second launch
+ * calls grid_release only when it has waited for the first. */
 #include "cuda_ops.cuh"
 #include "mma.cuh"
 #include "step_plan.cuh"
 
 namespace
 {
-/* A piece has SHORTEST positions at least, a cache PIECES pieces at most. */
-enum { THREADS = 256, WARPS = THREADS / 32, SHORTEST = 128, PIECES = 64 };
+/* TILE: positions of a tile, and heads of a product. A row has FEWEST to MOST_BLOCKS blocks, one
+ * for SHARE positions of the cache. */
+enum { TILE = 16, FEWEST = 8, MOST_BLOCKS = 64, SHARE = 512, JOIN_THREADS = 128 };
 constexpr float LOWEST = -3e38f;
 
 template <class T> struct attn_step {
     mat<const T> q, k, v; /* (R,H*P) (R,G*P) */
     mat<T> kcache, vcache, o;
     const int32_t *slot, *pos;
-    float *parts; /* (R,H,n_pieces,P+2): sums, then m and l; NULL: one piece, o is written */
-    float scale;
-    int S, H, P, G, piece, n_pieces;
+    float *parts; /* (R,H,n_blocks,P+2): sums, then m and l */
+    float scale;  /* with log2 e */
+    int S, H, P, G, n_blocks;
+    bool is_wide;
 };
 
-/* Elements a lane holds of a row of P. */
-template <class T> __host__ __device__ constexpr int per_lane()
+/* How a block is laid out for rows of PT elements, P rounded up: long rows take few warps and few
+ * STAGES of a warp's ring of tiles. The ring holds the warp's sums in the end. */
+template <class T, int PT> struct layout {
+    static constexpr int row = PT * (int)sizeof(T);
+    static constexpr int WARPS = row <= 128 ? 4 : row <= 256 ? 2 : 1, THREADS = 32 * WARPS;
+    static constexpr int STAGES = row <= 512 ? 2 : 1;
+    static constexpr int LD = tile_ld<T>(PT), TILES = 2 * TILE * LD, ring = STAGES * TILES;
+    static constexpr int SUM = PT + 2, WARP_LD = ring * (int)sizeof(T) / (int)sizeof(float);
+    static constexpr int smem = (TILE * LD + WARPS * ring) * (int)sizeof(T);
+    static_assert(WARP_LD >= TILE * SUM, "the sums fit");
+    static_assert(smem <= 64 * 1024, "all GPUs have as much");
+};
+
+/* Which positions a block has: a run of tiles. */
+struct share {
+    int begin, end;
+};
+__device__ __forceinline__ share share_of(int pos, int n_blocks, int which)
 {
-    return wide<T>::n;
+    const int tiles = pos / TILE + 1, each = (tiles + n_blocks - 1) / n_blocks * TILE;
+    return {which * each, min((which + 1) * each, pos + 1)};
 }
 
-template <class T, bool WIDE>
-__device__ __forceinline__ void load_part(float (&to)[wide<T>::n], const T *from, int left)
+/* A row of P elements, `chunk` of 16 bytes of it, to shared memory; zeros where !ok. */
+template <class T>
+__device__ __forceinline__ void copy_chunk(T *to, const T *from, int chunk, int P, bool is_wide,
+                                           bool ok)
 {
-    if (WIDE && left > 0) {
-        load(to, from);
+    constexpr int E = wide<T>::n;
+    const int at = chunk * E;
+    if (is_wide) {
+        copy16_async(to + at, from + at, ok && at < P);
         return;
     }
 #pragma unroll
-    for (int i = 0; i < wide<T>::n; i++)
-        to[i] = !WIDE && i < left ? to_f32(from[i]) : 0.0f;
+    for (int e = 0; e < E; e++)
+        to[at + e] = ok && at + e < P ? from[at + e] : from_f32<T>(0.0f);
 }
 
-/* A lane's part of a row of the cache as it lies in memory, zeros where !ok. */
-template <class T, bool WIDE>
-__device__ __forceinline__ pack<T, wide<T>::n> fetch(const T *from, int left, bool ok)
-{
-    pack<T, wide<T>::n> p;
-    if (WIDE && ok && left > 0)
-        return *reinterpret_cast<const pack<T, wide<T>::n> *>(from);
-#pragma unroll
-    for (int i = 0; i < wide<T>::n; i++)
-        p.v[i] = !WIDE && ok && i < left ? from[i] : from_f32<T>(0.0f);
-    return p;
-}
-
-/* Greatest score, sum of weights and weighted values of some keys, for HEADS heads; a lane has its
- * part of the row of values. */
-template <int HEADS, int E> struct partial {
-    float m[HEADS], l[HEADS], acc[HEADS][E];
+/* A KV head of a row: where its keys and values are. */
+template <class T> struct head_at {
+    const T *keys, *values, *new_key, *new_value;
+    int64_t ld_k, ld_v;
 };
 
-/* The score of a key under each head, the same in the LK lanes of its row. */
-template <int HEADS, int E, int LK, class T>
-__device__ __forceinline__ void score(float (&s)[HEADS], const float (&q)[HEADS][E],
-                                      const pack<T, E> &key)
+/* A warp copies the tile of positions j0, j0+1 ... before end: keys, then values. The new token's
+ * is not in the cache yet; has_new: it may be read. */
+template <class T, int PT>
+__device__ __forceinline__ void copy_tile(T *to, const head_at<T> &head, int j0, int end, int pos,
+                                          int P, bool is_wide, bool has_new)
 {
-    float k[E];
+    constexpr int LD = layout<T, PT>::LD, CHUNKS = PT / wide<T>::n;
 #pragma unroll
-    for (int e = 0; e < E; e++)
-        k[e] = to_f32(key.v[e]);
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        s[h] = 0;
-#pragma unroll
-        for (int e = 0; e < E; e++)
-            s[h] = fmaf(q[h][e], k[e], s[h]);
-#pragma unroll
-        for (int step = LK / 2; step > 0; step /= 2)
-            s[h] += __shfl_xor_sync(0xffffffffu, s[h], step);
+    for (int i = lane_id(); i < TILE * CHUNKS; i += 32) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS, j = j0 + row;
+        const bool is_new = j == pos;
+        if (is_new && !has_new)
+            continue;
+        copy_chunk(to + row * LD, is_new ? head.new_key : head.keys + j * head.ld_k, chunk, P,
+                   is_wide, j < end);
+        copy_chunk(to + (TILE + row) * LD, is_new ? head.new_value : head.values + j * head.ld_v,
+                   chunk, P, is_wide, j < end);
     }
 }
 
-/* Takes UNROLL keys with their values in; scores of keys that are not there are LOWEST. */
-template <int HEADS, int E, int UNROLL, class T>
-__device__ __forceinline__ void take(partial<HEADS, E> &sum, const float (&s)[UNROLL][HEADS],
-                                     const pack<T, E> (&value)[UNROLL])
+/* Heads g and g+8 of a lane: what the warp has summed. */
+template <int PT> struct warp_sums {
+    float m[2], l[2];
+    frag_c o[PT / 8];
+};
+
+/* Takes a tile in. */
+template <class T, int PT>
+__device__ __forceinline__ void take_tile(warp_sums<PT> &sum, const T *q, const T *tile, int j0,
+                                          int end, float scale)
 {
-    float weight[UNROLL][HEADS];
+    constexpr int LD = layout<T, PT>::LD;
+    frag_c s[2] = {};
 #pragma unroll
-    for (int h = 0; h < HEADS; h++) {
+    for (int k = 0; k < PT; k += 16) {
+        frag_a<T> a;
+        frag_b<T> b[2];
+        load_a(a, q + k, LD);
+        load_b2(b, tile + k, LD);
+        mma(s[0], a, b[0]);
+        mma(s[1], a, b[1]);
+    }
+    const int first = j0 + lane_id() % 4 * 2;
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
         float m = sum.m[h];
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++)
-            m = fmaxf(m, s[i][h]);
-        const float left = expf(sum.m[h] - m);
+        for (int i = 0; i < 4; i++) {
+            float &x = s[i / 2].r[2 * h + i % 2];
+            x = first + i / 2 * 8 + i % 2 < end ? x * scale : LOWEST;
+            m = fmaxf(m, x);
+        }
+        m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
+        m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
+        const float left = exp2_fast(sum.m[h] - m);
         sum.m[h] = m;
         sum.l[h] *= left;
 #pragma unroll
-        for (int e = 0; e < E; e++)
-            sum.acc[h][e] *= left;
+        for (int i = 0; i < 4; i++) {
+            float &x = s[i / 2].r[2 * h + i % 2];
+            x = exp2_fast(x - m);
+            sum.l[h] += x;
+        }
 #pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            weight[i][h] = s[i][h] == LOWEST ? 0.0f : expf(s[i][h] - m);
-            sum.l[h] += weight[i][h];
+        for (int n = 0; n < PT / 8; n++) {
+            sum.o[n].r[2 * h] *= left;
+            sum.o[n].r[2 * h + 1] *= left;
         }
     }
+    const frag_a<T> a = a_of_c<T>(s[0], s[1]);
 #pragma unroll
-    for (int i = 0; i < UNROLL; i++)
-#pragma unroll
-        for (int e = 0; e < E; e++) {
-            const float v = to_f32(value[i].v[e]);
-#pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                sum.acc[h][e] = fmaf(weight[i][h], v, sum.acc[h][e]);
-        }
+    for (int n = 0; n < PT / 16; n++) {
+        frag_b<T> b[2];
+        load_b2_t(b, tile + TILE * LD + n * 16, LD);
+        mma(sum.o[2 * n], a, b[0]);
+        mma(sum.o[2 * n + 1], a, b[1]);
+    }
 }
 
-/* Joins the sums of the warp's lanes that hold the same part of other keys' rows. */
-template <int HEADS, int E, int LK>
-__device__ __forceinline__ void join_lanes(partial<HEADS, E> &sum)
+/* The warp's sums to shared memory, (16,PT+2): m, l, values. */
+template <int PT>
+__device__ __forceinline__ void leave_sums(float *to, warp_sums<PT> &sum, int n_heads)
 {
+    const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
-    for (int step = LK; step < 32; step *= 2)
+    for (int h = 0; h < 2; h++) {
+        float l = sum.l[h];
+        l += __shfl_xor_sync(0xffffffffu, l, 1);
+        l += __shfl_xor_sync(0xffffffffu, l, 2);
+        if (g + 8 * h >= n_heads)
+            continue;
+        float *row = to + (g + 8 * h) * (PT + 2);
+        if (t == 0) {
+            row[0] = sum.m[h];
+            row[1] = l;
+        }
 #pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            const float m = fmaxf(sum.m[h], __shfl_xor_sync(0xffffffffu, sum.m[h], step));
-            const float left = expf(sum.m[h] - m);
-            const float l = __fmul_rn(sum.l[h], left);
-            sum.m[h] = m;
-            sum.l[h] = l + __shfl_xor_sync(0xffffffffu, l, step);
+        for (int n = 0; n < PT / 8; n++) {
+            row[2 + n * 8 + 2 * t] = sum.o[n].r[2 * h];
+            row[2 + n * 8 + 2 * t + 1] = sum.o[n].r[2 * h + 1];
+        }
+    }
+}
+
+/* Sums of some positions for an element of a head. */
+struct part {
+    float m, l, acc;
+};
+/* Of n parts, read by get(i), in order. */
+template <int N, class F> __device__ __forceinline__ part join(int n, F get)
+{
+    part sum = {LOWEST, 0, 0};
+    for (int i0 = 0; i0 < n; i0 += N) {
+        part p[N];
+        float m = sum.m;
 #pragma unroll
-            for (int e = 0; e < E; e++) {
-                const float a = __fmul_rn(sum.acc[h][e], left);
-                sum.acc[h][e] = a + __shfl_xor_sync(0xffffffffu, a, step);
+        for (int i = 0; i < N; i++) {
+            p[i] = i0 + i < n ? get(i0 + i) : part{LOWEST, 0, 0};
+            m = fmaxf(m, p[i].m);
+        }
+        const float left = exp2_fast(sum.m - m);
+        sum = {m, __fmul_rn(sum.l, left), __fmul_rn(sum.acc, left)};
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float w = exp2_fast(p[i].m - m);
+            sum.l = fmaf(p[i].l, w, sum.l);
+            sum.acc = fmaf(p[i].acc, w, sum.acc);
+        }
+    }
+    return sum;
+}
+
+/* One block a share of the positions (blockIdx.x) of one row (blockIdx.z), up to 16 query heads of
+ * one KV head (blockIdx.y = KV head * (blocks a KV head) + which). Warp w has every WARPS-th tile
+ * of 16 positions, in a ring of STAGES tiles under way. Shared memory: 16 rows of q, then the
+ * rings. Reads 2 (pos+1) P elements a KV head, 4 (pos+1) P FLOPs a query head (of 16, whatever
+ * their number). */
+template <class T, int PT>
+__global__ void __launch_bounds__(layout<T, PT>::THREADS) k_attn_step(attn_step<T> in)
+{
+    using L = layout<T, PT>;
+    constexpr int WARPS = L::WARPS, THREADS = L::THREADS, WARP_LD = L::WARP_LD;
+    SHARED_DYN(T, q);
+    const int per_group = in.H / in.G, chunks = (per_group + TILE - 1) / TILE, P = in.P;
+    const int g = (int)blockIdx.y / chunks, r = (int)blockIdx.z;
+    const int h0 = g * per_group + (int)blockIdx.y % chunks * TILE;
+    const int n_heads = min((int)TILE, (g + 1) * per_group - h0);
+    const int pos = in.pos[r], tid = (int)threadIdx.x, warp = tid / 32;
+    const share mine = share_of(pos, (int)gridDim.x, (int)blockIdx.x);
+    T *ring = q + TILE * L::LD + warp * L::ring;
+    const int64_t row0 = (int64_t)in.slot[r] * in.S;
+    const head_at<T> head = {in.kcache.p + row0 * in.kcache.ld + g * P,
+                             in.vcache.p + row0 * in.vcache.ld + g * P,
+                             in.k.p + (int64_t)r * in.k.ld + g * P,
+                             in.v.p + (int64_t)r * in.v.ld + g * P,
+                             in.kcache.ld,
+                             in.vcache.ld};
+    const int first = mine.begin + warp * TILE;
+    grid_release();
+    if (!in.is_wide) /* its copies are loads and stores */
+        grid_wait();
+#pragma unroll
+    for (int i = 0; i < L::STAGES; i++) {
+        const int j0 = first + i * WARPS * TILE;
+        if (j0 < mine.end)
+            copy_tile<T, PT>(ring + i * L::TILES, head, j0, mine.end, pos, P, in.is_wide, false);
+        copy_commit();
+    }
+    grid_wait();
+    for (int i = tid; i < TILE * PT; i += THREADS) {
+        const int h = i / PT, p = i % PT;
+        q[h * L::LD + p] = h < n_heads && p < P ? in.q.p[(int64_t)r * in.q.ld + (h0 + h) * P + p]
+                                                : from_f32<T>(0.0f);
+    }
+    if (mine.begin <= pos && mine.end == pos + 1) {
+        const int t = (pos - mine.begin) / TILE, i = t / WARPS; /* of warp t % WARPS */
+        const int row = (pos - mine.begin) % TILE;
+        for (int p = tid; p < PT; p += THREADS) {
+            const bool is_in = p < P;
+            const T key = is_in ? head.new_key[p] : from_f32<T>(0.0f);
+            const T value = is_in ? head.new_value[p] : from_f32<T>(0.0f);
+            if (i < L::STAGES) {
+                T *to = q + TILE * L::LD + t % WARPS * L::ring + i * L::TILES + row * L::LD + p;
+                to[0] = key;
+                to[TILE * L::LD] = value;
+            }
+            if (is_in && (int)blockIdx.y % chunks == 0) {
+                in.kcache.p[(row0 + pos) * in.kcache.ld + g * P + p] = key;
+                in.vcache.p[(row0 + pos) * in.vcache.ld + g * P + p] = value;
             }
         }
-}
-
-/* Where a key or value of the row lies: the new token's is not in the cache yet. */
-template <class T>
-__device__ __forceinline__ const T *key_at(const mat<const T> &cache, const T *fresh, int64_t row0,
-                                           int j, int pos, int col)
-{
-    return j == pos ? fresh : cache.p + (row0 + j) * cache.ld + col;
-}
-
-/* The warps' sums (WARPS,HEADS,LD) of one block, added in order: head h's element p. */
-__device__ __forceinline__ float join_warps(const float *sums, int h, int p, int HEADS, int LD,
-                                            float &m, float &l)
-{
-    m = LOWEST;
-    for (int w = 0; w < WARPS; w++)
-        m = fmaxf(m, sums[(w * HEADS + h) * LD]);
-    float acc = 0;
-    l = 0;
-    for (int w = 0; w < WARPS; w++) {
-        const float *from = sums + (w * HEADS + h) * LD, left = expf(from[0] - m);
-        l = fmaf(from[1], left, l);
-        acc = fmaf(from[2 + p], left, acc);
     }
-    return acc;
-}
-
-/* One block a piece (blockIdx.x) of one row (blockIdx.z), HEADS query heads of one KV head
- * (blockIdx.y = KV head * (blocks a KV head) + which). LK lanes share a row of P elements, 16 bytes
- * each; a warp has 32/LK keys at a time, UNROLL such loads of keys and of values before any is
- * used. Shared memory: WARPS * HEADS * (LK * elements a lane + 2) floats. Blocks past the row's
- * position end at once. Reads 2 (pos+1) P elements a KV head, 4 (pos+1) P FLOPs a query head. */
-template <class T, int LK, int HEADS, bool WIDE>
-__global__ void __launch_bounds__(THREADS) k_attn_step(attn_step<T> in)
-{
-    constexpr int E = wide<T>::n, KEYS = 32 / LK, UNROLL = 4, LD = LK * E + 2;
-    SHARED(float, sums, [WARPS * HEADS * LD]);
-    const int per_group = in.H / in.G, blocks = (per_group + HEADS - 1) / HEADS;
-    const int g = (int)blockIdx.y / blocks, r = (int)blockIdx.z, P = in.P;
-    const int h0 = g * per_group + (int)blockIdx.y % blocks * HEADS;
-    const int n_heads = min(HEADS, (g + 1) * per_group - h0);
-    const int pos = in.pos[r], begin = (int)blockIdx.x * in.piece;
-    const int end = min(begin + in.piece, pos + 1);
-    grid_release();
-    if (begin > pos)
-        return;
-    grid_wait();
-    const int warp = (int)threadIdx.x / 32, lane = lane_id(), at = lane % LK * E, left = P - at;
-    const int64_t row0 = (int64_t)in.slot[r] * in.S;
-    const T *new_k = in.k.p + (int64_t)r * in.k.ld + g * P + at;
-    const T *new_v = in.v.p + (int64_t)r * in.v.ld + g * P + at;
-    float q[HEADS][E];
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        load_part<T, WIDE>(q[h], in.q.p + (int64_t)r * in.q.ld + (h0 + h) * P + at,
-                           h < n_heads ? left : 0);
-#pragma unroll
-        for (int e = 0; e < E; e++)
-            q[h][e] *= in.scale;
-    }
-    partial<HEADS, E> sum;
-#pragma unroll
-    for (int h = 0; h < HEADS; h++) {
-        sum.m[h] = LOWEST;
-        sum.l[h] = 0;
-#pragma unroll
-        for (int e = 0; e < E; e++)
-            sum.acc[h][e] = 0;
-    }
-    const mat<const T> kcache = {in.kcache.p, in.kcache.ld}, vcache = {in.vcache.p, in.vcache.ld};
-    for (int j0 = begin; j0 < end; j0 += WARPS * KEYS * UNROLL) {
-        const int first = j0 + warp * KEYS * UNROLL + lane / LK;
-        pack<T, E> key[UNROLL], value[UNROLL];
-#pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            const int j = first + i * KEYS;
-            key[i] = fetch<T, WIDE>(key_at(kcache, new_k, row0, j, pos, g * P + at), left, j < end);
-        }
-#pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            const int j = first + i * KEYS;
-            value[i] =
-                fetch<T, WIDE>(key_at(vcache, new_v, row0, j, pos, g * P + at), left, j < end);
-        }
-        float s[UNROLL][HEADS];
-#pragma unroll
-        for (int i = 0; i < UNROLL; i++) {
-            score<HEADS, E, LK>(s[i], q, key[i]);
-#pragma unroll
-            for (int h = 0; h < HEADS; h++)
-                s[i][h] = first + i * KEYS < end ? s[i][h] : LOWEST;
-        }
-        take<HEADS, E, UNROLL>(sum, s, value);
-    }
-    join_lanes<HEADS, E, LK>(sum);
-    if (lane < LK)
-#pragma unroll
-        for (int h = 0; h < HEADS; h++) {
-            float *to = sums + (warp * HEADS + h) * LD;
-            to[0] = sum.m[h];
-            to[1] = sum.l[h];
-#pragma unroll
-            for (int e = 0; e < E; e++)
-                to[2 + at + e] = sum.acc[h][e];
-        }
-    if (end == pos + 1 && (int)blockIdx.y % blocks == 0)
-        for (int p = (int)threadIdx.x; p < P; p += THREADS) {
-            in.kcache.p[(row0 + pos) * in.kcache.ld + g * P + p] =
-                in.k.p[(int64_t)r * in.k.ld + g * P + p];
-            in.vcache.p[(row0 + pos) * in.vcache.ld + g * P + p] =
-                in.v.p[(int64_t)r * in.v.ld + g * P + p];
-        }
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < n_heads * P; i += THREADS) {
+    warp_sums<PT> sum = {};
+    sum.m[0] = sum.m[1] = LOWEST;
+    for (int i = 0, j0 = first; j0 < mine.end; i = i + 1 < L::STAGES ? i + 1 : 0) {
+        copy_wait<L::STAGES - 1>();
+        __syncwarp();
+        take_tile<T, PT>(sum, q, ring + i * L::TILES, j0, mine.end, in.scale);
+        __syncwarp();
+        const int next = j0 + L::STAGES * WARPS * TILE;
+        if (next < mine.end)
+            copy_tile<T, PT>(ring + i * L::TILES, head, next, mine.end, pos, P, in.is_wide, true);
+        copy_commit();
+        j0 += WARPS * TILE;
+    }
+    copy_wait<0>();
+    __syncwarp();
+    float *sums = reinterpret_cast<float *>(q + TILE * L::LD);
+    leave_sums<PT>(sums + warp * WARP_LD, sum, n_heads);
+    __syncthreads();
+    for (int i = tid; i < n_heads * P; i += THREADS) {
         const int h = i / P, p = i % P;
-        float m, l;
-        const float acc = join_warps(sums, h, p, HEADS, LD, m, l);
-        if (!in.parts) {
-            in.o.p[(int64_t)r * in.o.ld + (h0 + h) * P + p] = from_f32<T>(acc / l);
-            continue;
-        }
-        float *to = in.parts + (((int64_t)r * in.H + h0 + h) * in.n_pieces + blockIdx.x) * (P + 2);
-        to[p] = acc;
+        const part all = join<WARPS>(WARPS, [&](int w) {
+            const float *f = sums + w * WARP_LD + h * L::SUM;
+            return part{f[0], f[1], f[2 + p]};
+        });
+        float *to = in.parts + (((int64_t)r * in.H + h0 + h) * in.n_blocks + blockIdx.x) * (P + 2);
+        to[p] = all.acc;
         if (p == 0) {
-            to[P] = m;
-            to[P + 1] = l;
+            to[P] = all.m;
+            to[P + 1] = all.l;
         }
     }
 }
 
-/* o of one head of one row from its pieces. One block a head (blockIdx.x) and row, a thread an
- * element. Reads (P + 2) floats a piece that holds positions. */
-template <class T> __global__ void __launch_bounds__(128) k_attn_join(attn_step<T> in)
+/* o of one head of one row from its parts. One block a head (blockIdx.x) and row, a thread an
+ * element. Reads (P + 2) floats a part. */
+template <class T> __global__ void __launch_bounds__(JOIN_THREADS) k_attn_join(attn_step<T> in)
 {
-    const int h = (int)blockIdx.x, r = (int)blockIdx.y, P = in.P, n = in.pos[r] / in.piece + 1;
-    const float *parts = in.parts + ((int64_t)r * in.H + h) * in.n_pieces * (P + 2);
-    grid_release();
+    const int h = (int)blockIdx.x, r = (int)blockIdx.y, P = in.P;
+    const float *parts = in.parts + ((int64_t)r * in.H + h) * in.n_blocks * (P + 2);
     grid_wait();
-    for (int p = (int)threadIdx.x; p < P; p += (int)blockDim.x) {
-        float m = LOWEST, l = 0, acc = 0;
-        for (int i = 0; i < n; i++)
-            m = fmaxf(m, parts[i * (P + 2) + P]);
-        for (int i = 0; i < n; i++) {
-            const float *from = parts + i * (P + 2), left = expf(from[P] - m);
-            l = fmaf(from[P + 1], left, l);
-            acc = fmaf(from[p], left, acc);
-        }
-        in.o.p[(int64_t)r * in.o.ld + h * P + p] = from_f32<T>(acc / l);
+    grid_release();
+    for (int p = (int)threadIdx.x; p < P; p += JOIN_THREADS) {
+        const part all = join<8>(in.n_blocks, [&](int i) {
+            const float *f = parts + (int64_t)i * (P + 2);
+            return part{f[P], f[P + 1], f[p]};
+        });
+        in.o.p[(int64_t)r * in.o.ld + h * P + p] = from_f32<T>(all.acc / all.l);
     }
 }
 
-/* Positions of a piece, by the cache's size alone. */
-int piece_of(int S)
+/* Blocks of a row's KV head, by the cache's size alone. */
+int blocks_of(int S)
 {
-    return S <= SHORTEST ? SHORTEST : (S + PIECES * SHORTEST - 1) / (PIECES * SHORTEST) * SHORTEST;
+    const int n = (S + SHARE - 1) / SHARE;
+    return n < FEWEST ? FEWEST : n < MOST_BLOCKS ? n : MOST_BLOCKS;
 }
 
-size_t parts_bytes(int R, int H, int n_pieces, int P)
+size_t parts_bytes(int R, int H, int n_blocks, int P)
 {
-    return sizeof(float) * (size_t)R * (size_t)H * (size_t)n_pieces * (size_t)(P + 2);
+    return sizeof(float) * (size_t)R * (size_t)H * (size_t)n_blocks * (size_t)(P + 2);
 }
 
-template <class T, int LK, int HEADS, bool WIDE>
-void run(struct dev *dev, const attn_step<T> &in, int R)
+template <class T, int PT> void run(struct dev *dev, const attn_step<T> &in, int R)
 {
-    const int per_group = in.H / in.G, blocks = (per_group + HEADS - 1) / HEADS;
-    launch_early(dev, "attn_step", k_attn_step<T, LK, HEADS, WIDE>,
-                 dim3((unsigned)in.n_pieces, (unsigned)(in.G * blocks), (unsigned)R), THREADS, 0,
-                 in);
-    if (in.parts)
-        launch_early(dev, "attn_step", k_attn_join<T>, dim3((unsigned)in.H, (unsigned)R), 128, 0,
-                     in);
-}
-
-template <class T, int LK>
-void run_heads(struct dev *dev, const attn_step<T> &in, int R, bool is_wide)
-{
-    if (!is_wide)
-        run<T, LK, 4, false>(dev, in, R);
-    else if (in.H == in.G)
-        run<T, LK, 1, true>(dev, in, R);
-    else
-        run<T, LK, 4, true>(dev, in, R);
-}
-
-/* As many lanes a row as its elements take. */
-template <class T> void run_typed(struct dev *dev, const attn_step<T> &in, int R, bool is_wide)
-{
-    const int lanes = (in.P + wide<T>::n - 1) / wide<T>::n;
-    if (lanes <= 2)
-        run_heads<T, 2>(dev, in, R, is_wide);
-    else if (lanes <= 4)
-        run_heads<T, 4>(dev, in, R, is_wide);
-    else if (lanes <= 8)
-        run_heads<T, 8>(dev, in, R, is_wide);
-    else if (lanes <= 16)
-        run_heads<T, 16>(dev, in, R, is_wide);
-    else
-        run_heads<T, 32>(dev, in, R, is_wide);
+    const int chunks = (in.H / in.G + TILE - 1) / TILE;
+    launch_early(dev, "attn_step", k_attn_step<T, PT>,
+                 dim3((unsigned)in.n_blocks, (unsigned)(in.G * chunks), (unsigned)R),
+                 layout<T, PT>::THREADS, layout<T, PT>::smem, in);
+    launch_early(dev, "attn_step", k_attn_join<T>, dim3((unsigned)in.H, (unsigned)R), JOIN_THREADS,
+                 0, in);
 }
 } /* namespace */
 
 size_t cuda_attn_step_plan(const struct sizes *s)
 {
-    const int n_pieces = s->S > SHORTEST * PIECES ? PIECES : (s->S + SHORTEST - 1) / SHORTEST;
-    return n_pieces <= 1 ? 0 : parts_bytes(s->R, s->H, n_pieces, s->P);
+    return parts_bytes(s->R, s->H, blocks_of(s->S), s->P);
 }
 
 void cuda_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, struct tensor *vcache,
                     const struct tensor *q, const struct tensor *k, const struct tensor *v,
                     float scale, int H, int P, int G, const struct step_rows *rows)
 {
-    const int S = (int)kcache->dim[1], piece = piece_of(S), n_pieces = (S + piece - 1) / piece;
-    const bool is_wide = P % 8 == 0 && has_wide_rows(q) && has_wide_rows(k) && has_wide_rows(v) &&
+    const int S = (int)kcache->dim[1], n_blocks = blocks_of(S);
+    const bool is_wide = P % 8 == 0 && has_wide_rows(k) && has_wide_rows(v) &&
                          has_wide_rows(kcache) && has_wide_rows(vcache);
-    assert(n_pieces <= 1 || dev->work_bytes >= parts_bytes(rows->R, H, n_pieces, P));
+    assert(dev->work_bytes >= parts_bytes(rows->R, H, n_blocks, P));
     with_type(o->dtype, [&](auto zero) {
         using T = decltype(zero);
         const attn_step<T> in = {cmat_of<T>(q),
@@ -365,14 +366,19 @@ void cuda_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, st
                                  mat_of<T>(o),
                                  rows->slot,
                                  rows->pos,
-                                 n_pieces > 1 ? (float *)dev->work : NULL,
-                                 scale,
+                                 (float *)dev->work,
+                                 scale * 1.4426950408889634f,
                                  S,
                                  H,
                                  P,
                                  G,
-                                 piece,
-                                 n_pieces};
-        run_typed(dev, in, rows->R, is_wide);
+                                 n_blocks,
+                                 is_wide};
+        if (P <= 64)
+            run<T, 64>(dev, in, rows->R);
+        else if (P <= 128)
+            run<T, 128>(dev, in, rows->R);
+        else
+            run<T, 256>(dev, in, rows->R);
     });
 }
