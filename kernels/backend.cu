@@ -112,7 +112,7 @@ static size_t cuda_plan(const struct dev *dev, enum op op, const struct sizes *s
     case OP_EMBED:
         return cuda_embed_plan(dev, s);
     case OP_LINEAR:
-        return larger(cuda_linear_plan(dev, s), cuda_linear_step_plan(dev, s));
+        return cuda_linear_plan(dev, s);
     case OP_SSD:
         return larger(larger(cuda_ssd_fwd_plan(dev, s), cuda_ssd_bwd_plan(dev, s)),
                       cuda_mamba_step_plan(s));
@@ -142,6 +142,8 @@ static constexpr struct ops make_table()
     t.zero = cuda_zero;
     t.upload = stage_upload;
     t.download = stage_download;
+    t.download_begin = stage_download_begin;
+    t.download_end = stage_download_end;
     t.copy = cuda_copy;
     t.sync = cuda_sync;
     t.close = cuda_close;

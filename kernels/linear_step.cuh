@@ -1,14 +1,19 @@
-/* linear_step: what the kernels of a decode product share. y = [resid + scale *] f(x) w^T, and
- * every element of y is the same chain of operations whichever kernel makes it:
+/* linear_step: what the kernels of a decode product share. y = [resid + scale *] g(f(x) w^T), f
+ * RMSNorm or nothing, g SwiGLU (of the product's two halves) or nothing, and every element of y is
+ * the same chain of operations whichever kernel makes it:
  *
  * - x' = f(x) without RMSNorm's 1/rms, rounded to the type of the product;
  * - k is cut into segments (step_segment: by k alone); a segment's sum runs over its 32-wide blocks
  *   in order, two 16-deep products each (octet.cuh); the segments' sums are added in order;
  * - times 1/rms, which multiplies a whole row of x' and so may wait until here; its sum of squares
  *   is taken by the quad that holds the row's octets, segment by segment as above;
+ * - g, of f32 values;
  * - times scale, plus resid.
  *
- * So neither the rows beside a row nor their number enter its bits. */
+ * So neither the rows beside a row nor their number enter its bits.
+ *
+ * Where g is SwiGLU, fragments of 8 rows of w come in pairs, gate and up, so that the lane that has
+ * a gate has what it gates. */
 #ifndef HM_LINEAR_STEP_CUH
 #define HM_LINEAR_STEP_CUH
 
@@ -21,13 +26,11 @@
 template <class TW, class TX>
 using step_type = typename std::conditional<std::is_same<TW, TX>::value, TX, float>::type;
 
-enum step_prologue { STEP_PLAIN, STEP_NORM, STEP_SWIGLU };
-
 /* What a product reads. */
 template <class TX> struct step_x {
-    const TX *p; /* (R,k), (R,2k) with SwiGLU */
+    const TX *p; /* (R,k) */
     int64_t ld;
-    const float *norm_w; /* (k), STEP_NORM */
+    const float *norm_w; /* (k) or NULL */
     int R, k, seg;
 };
 
@@ -38,10 +41,10 @@ template <class TX> struct step_y {
     const TX *resid; /* (R,n) or NULL; may be p itself */
     int64_t ld_resid;
     float scale, eps;
-    int n;
-    bool is_f32;
+    int n; /* columns; w has 2 n rows where is_glu */
+    bool is_f32, is_glu;
+    bool is_paired; /* two neighbouring columns from an even one on may be one access */
 };
-
 /* Positions of k that one warp sums: at most 16 segments, multiples of 64. */
 static inline int step_segment(int k)
 {
@@ -68,28 +71,19 @@ template <> __device__ __forceinline__ float step_silu<float>(float x)
     return silu(x);
 }
 
-/* Adds the squares of the values, multiplies them with their weights: 8 of norm_w, as far as there
- * are `left`. */
-template <bool WIDE>
-__device__ __forceinline__ void norm_octet(float (&f)[8], float &squares, const float *norm_w,
-                                           int left)
+/* x' of RMSNorm: adds the squares of the values, multiplies them with their weights. */
+template <class T, class TX>
+__device__ __forceinline__ octet<T> norm_octet(const octet<TX> &x, const octet<float> &w,
+                                               float &squares)
 {
-    float w[8];
-    unpack(w, load_octet<float, WIDE>(norm_w, left));
+    float f[8];
+    unpack(f, x);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         squares = fmaf(f[i], f[i], squares);
-        f[i] = __fmul_rn(f[i], w[i]);
+        f[i] = __fmul_rn(f[i], w.v[i]);
     }
-}
-
-/* gate becomes silu(gate) up. */
-template <class T>
-__device__ __forceinline__ void swiglu_octet(float (&gate)[8], const float (&up)[8])
-{
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        gate[i] = __fmul_rn(step_silu<T>(gate[i]), up[i]);
+    return to_octet<T>(f);
 }
 
 /* The sum over a quad, in all four lanes. */
@@ -99,11 +93,22 @@ __device__ __forceinline__ float quad_sum(float v)
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
 
-template <class TX>
-__device__ __forceinline__ void step_store(const step_y<TX> &y, int r, int col, float sum,
-                                           float rstd)
+/* Row of w that is row i of the tile which makes columns n0 ... of y; past the end, the last. */
+template <class TX> __device__ __forceinline__ int weight_row(const step_y<TX> &y, int n0, int i)
 {
-    float v = __fmul_rn(sum, rstd);
+    if (!y.is_glu)
+        return min(n0 + i, y.n - 1);
+    return min(n0 + i / 16 * 8 + i % 8, y.n - 1) + i / 8 % 2 * y.n;
+}
+
+template <class T> __device__ __forceinline__ float glu(float gate, float up)
+{
+    return __fmul_rn(step_silu<T>(gate), up);
+}
+
+template <class TX>
+__device__ __forceinline__ void step_store(const step_y<TX> &y, int r, int col, float v)
+{
     if (y.resid)
         v = fmaf(y.scale, v, to_f32(y.resid[(int64_t)r * y.ld_resid + col]));
     if (y.is_f32)
@@ -112,11 +117,9 @@ __device__ __forceinline__ void step_store(const step_y<TX> &y, int r, int col, 
         reinterpret_cast<TX *>(y.p)[(int64_t)r * y.ld + col] = from_f32<TX>(v);
 }
 
-/* linear_tile.cu: the product for many rows of 16-bit elements. x' (R,k) as step_x without a
- * prologue, k a multiple of 64, rows and w aligned to 16 bytes; squares (S,R): sums of squares of
- * each segment, or NULL: no 1/rms. */
+/* linear_tile.cu: the product for many rows of 16-bit elements. k is a multiple of 64, rows of x
+ * and w are aligned to 16 bytes. */
 template <class T>
-void linear_tile(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w,
-                 const float *squares);
+void linear_tile(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w);
 
 #endif

@@ -84,6 +84,23 @@ __device__ __forceinline__ void grid_release()
 #endif
 }
 
+/* 16 bytes of shared memory in one access: where the compiler has the choice it may take four,
+ * which meet the same banks. */
+__device__ __forceinline__ uint4 load16_shared(const void *from)
+{
+#ifdef CUDA_EMU
+    return *static_cast<const uint4 *>(from);
+#else
+    uint4 v;
+    const uint32_t a = (uint32_t)__cvta_generic_to_shared(from);
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(a)
+                 : "memory");
+    return v;
+#endif
+}
+
 /* Four 8x8 matrices of 16-bit elements; lane l gives the address of row l%8 of matrix l/8. */
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], const void *row PTX_AT)
 {

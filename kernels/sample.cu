@@ -16,13 +16,15 @@ namespace
 {
 typedef unsigned long long u64;
 
-constexpr float UNIT = 0x1p40f;
-constexpr int FEW = 512, SOME = 8192; /* vocabularies that a warp, 8 warps take */
+constexpr float UNIT = 0x1p40f, LOG2E = 1.44269504f;
+constexpr int PART = 4096, PART_THREADS = 256; /* tokens of a row that a block tallies */
+constexpr int FEW = 512, SOME = 8192;          /* vocabularies that a warp, 8 warps take */
 
 /* Reductions over the block, in every thread; shared memory: 8 bytes a warp. */
 template <int THREADS, class V, class F> __device__ V block_reduce(V v, F join)
 {
-    SHARED(V, part, [THREADS / 32]);
+    constexpr int WARPS = THREADS / 32;
+    SHARED(V, part, [WARPS]);
 #pragma unroll
     for (int step = 16; step > 0; step /= 2)
         v = join(v, __shfl_xor_sync(0xffffffffu, v, step));
@@ -30,9 +32,10 @@ template <int THREADS, class V, class F> __device__ V block_reduce(V v, F join)
     if (threadIdx.x % 32 == 0)
         part[threadIdx.x / 32] = v;
     __syncthreads();
-    v = part[0];
-    for (int i = 1; i < THREADS / 32; i++)
-        v = join(v, part[i]);
+    v = part[threadIdx.x % WARPS];
+#pragma unroll
+    for (int step = WARPS / 2; step > 0; step /= 2)
+        v = join(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
 }
 template <int THREADS, class V> __device__ V sum_of(V v)
@@ -208,16 +211,53 @@ template <int THREADS> __device__ int pick(const list &c, double u)
     return chosen[0];
 }
 
+/* Orders by value, then by lowest id. */
+__device__ u64 rank_of(float x, int v)
+{
+    return (u64)key_of(x) << 32 | (uint32_t)~v;
+}
+__device__ int id_of(u64 rank)
+{
+    return (int)~(uint32_t)rank;
+}
+
 /* Lowest id of the greatest value. */
 template <int THREADS> __device__ int arg_max(const float *x, int V)
 {
     u64 best = 0;
-    for (int v = (int)threadIdx.x; v < V; v += THREADS) {
-        const u64 one = (u64)key_of(x[v]) << 32 | (uint32_t)~v;
-        best = one > best ? one : best;
+    for (int v = (int)threadIdx.x; v < V; v += THREADS)
+        best = max(best, rank_of(x[v], v));
+    return id_of(block_reduce<THREADS>(best, [](u64 a, u64 b) { return max(a, b); }));
+}
+
+/* Of some values: the greatest, the sum of exp(x - top), the first of the greatest. */
+struct tally {
+    float top, sum;
+    u64 best;
+};
+
+/* A thread's values: x[i] is token v+i. */
+template <int N> __device__ tally tally_of(const float (&x)[N], int v)
+{
+    tally t = {x[0], 0, 0};
+#pragma unroll
+    for (int i = 1; i < N; i++)
+        t.top = fmaxf(t.top, x[i]);
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        t.sum += x[i] == -INFINITY ? 0.0f : exp2_fast((x[i] - t.top) * LOG2E);
+        t.best = max(t.best, rank_of(x[i], v + i));
     }
-    best = block_reduce<THREADS>(best, [](u64 a, u64 b) { return a > b ? a : b; });
-    return (int)~(uint32_t)best;
+    return t;
+}
+
+/* Both; order counts for the last bits. */
+__device__ tally join(const tally &a, const tally &b)
+{
+    const float top = fmaxf(a.top, b.top);
+    const float sum_a = a.sum != 0 ? a.sum * exp2_fast((a.top - top) * LOG2E) : 0.0f;
+    const float sum_b = b.sum != 0 ? b.sum * exp2_fast((b.top - top) * LOG2E) : 0.0f;
+    return tally{top, sum_a + sum_b, max(a.best, b.best)};
 }
 
 /* Whether the id's first place in list is i. */
@@ -273,27 +313,83 @@ template <int THREADS> __device__ int draw(const list &c, const struct sample_ro
     return pick<THREADS>(c, (double)rng_unit(philox(o.seed, stream, 0).v[0]));
 }
 
+__host__ __device__ constexpr int parts_of(int V)
+{
+    return (V + PART - 1) / PART;
+}
+
 struct sample_args {
     int32_t *id;
     float *logp;
     mat<const float> logits;
     const struct sample_row *rows;
     struct sample_tables tables;
-    float *work; /* (R,V) */
+    float *work;  /* (R,V) */
+    tally *parts; /* (R,parts) */
     int V;
+    bool is_wide; /* rows of logits may be read 16 bytes at a time */
 };
 
-/* A block a row. Shared memory: some 40 bytes a warp. Arg max moves 8 bytes a token, out of memory
- * once; a draw 28 and each filter some 70, out of the cache. 4 FLOPs a token, 50 a filter. */
+/* One block PART tokens of a row; grid (parts, R). Reads the logits once, 4 bytes a token, all of a
+ * thread's at once. Some 4 FLOPs and an exponential a token. */
+__global__ void __launch_bounds__(PART_THREADS) k_tally(sample_args a)
+{
+    constexpr int N = PART / PART_THREADS;
+    SHARED(tally, part, [PART_THREADS / 32]);
+    const int64_t r = blockIdx.y;
+    const int begin = (int)blockIdx.x * PART, t = (int)threadIdx.x;
+    const float *logits = a.logits.p + r * a.logits.ld;
+    float x[N / 4][4];
+    grid_release();
+    grid_wait();
+#pragma unroll
+    for (int i = 0; i < N / 4; i++) {
+        const int v = begin + (i * PART_THREADS + t) * 4;
+        if (a.is_wide && v < a.V)
+            load<float, 4>(x[i], logits + v);
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            if (!a.is_wide || v >= a.V)
+                x[i][j] = v + j < a.V ? logits[v + j] : -INFINITY;
+    }
+    tally all = tally_of(x[0], begin + t * 4);
+#pragma unroll
+    for (int i = 1; i < N / 4; i++)
+        all = join(all, tally_of(x[i], begin + (i * PART_THREADS + t) * 4));
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) {
+        const tally other = {__shfl_xor_sync(0xffffffffu, all.top, step),
+                             __shfl_xor_sync(0xffffffffu, all.sum, step),
+                             __shfl_xor_sync(0xffffffffu, all.best, step)};
+        all = join(all, other);
+    }
+    if (t % 32 == 0)
+        part[t / 32] = all;
+    __syncthreads();
+    if (t != 0)
+        return;
+    for (int i = 1; i < PART_THREADS / 32; i++)
+        all = join(all, part[i]);
+    a.parts[r * gridDim.x + blockIdx.x] = all;
+}
+
+/* A block a row, after k_tally, which alone sees the whole row where the likeliest token is wanted.
+ * Shared memory: some 40 bytes a warp. A draw moves 28 bytes a token, each filter some 70, out of
+ * the cache; 50 FLOPs a token a filter. */
 template <int THREADS>
 __global__ void __launch_bounds__(THREADS, THREADS < 1024 ? 4 : 1) k_sample(sample_args a)
 {
     const int64_t r = blockIdx.x;
-    const struct sample_row o = a.rows[r];
     const float *logits = a.logits.p + r * a.logits.ld;
-    const float top = top_of<THREADS>(logits, a.V);
-    const double lse = (double)top + log(exp_sum<THREADS>(logits, a.V, top));
-    int id = 0;
+    const int n_parts = parts_of(a.V);
+    const tally *parts = a.parts + r * n_parts;
+    grid_wait();
+    const struct sample_row o = a.rows[r];
+    tally all = parts[0];
+    for (int i = 1; i < n_parts; i++)
+        all = join(all, parts[i]);
+    const double lse = (double)all.top + log((double)all.sum);
+    int id = id_of(all.best);
     if (!is_finite(lse)) {
         if (threadIdx.x == 0) {
             a.id[r] = 0;
@@ -313,13 +409,21 @@ __global__ void __launch_bounds__(THREADS, THREADS < 1024 ? 4 : 1) k_sample(samp
         id = o.temperature > 0 && is_finite((double)(best / o.temperature))
                  ? draw<THREADS>(c, o)
                  : arg_max<THREADS>(c.x, a.V);
-    } else {
-        id = arg_max<THREADS>(logits, a.V);
     }
     if (threadIdx.x == 0) {
         a.id[r] = id;
         a.logp[r] = (float)((double)logits[id] - lse);
     }
+}
+
+int64_t round4(int64_t n)
+{
+    return (n + 3) / 4 * 4;
+}
+size_t work_bytes(int64_t R, int64_t V)
+{
+    return (size_t)R *
+           ((size_t)round4(V) * sizeof(float) + (size_t)parts_of((int)V) * sizeof(tally));
 }
 } // namespace
 
@@ -327,19 +431,29 @@ void cuda_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor 
                  const struct sample_row *rows, const struct sample_tables *tables)
 {
     const int64_t R = tensor_rows(logits), V = tensor_cols(logits);
-    assert(logits->dtype == DT_F32 && (size_t)(R * V) * sizeof(float) <= dev->work_bytes);
-    const sample_args args = {
-        id, logp, cmat_of<float>(logits), rows, *tables, (float *)dev->work, (int)V};
+    const int parts = parts_of((int)V);
+    float *work = (float *)dev->work;
+    assert(logits->dtype == DT_F32 && work_bytes(R, V) <= dev->work_bytes);
+    const sample_args args = {id,
+                              logp,
+                              cmat_of<float>(logits),
+                              rows,
+                              *tables,
+                              work,
+                              (tally *)(work + R * round4(V)),
+                              (int)V,
+                              has_wide_rows(logits)};
+    launch_early(dev, "sample", k_tally, dim3((unsigned)parts, (unsigned)R), PART_THREADS, 0, args);
     if (V <= FEW)
-        launch(dev, "sample", k_sample<32>, (unsigned)R, 32, 0, args);
+        launch_early(dev, "sample", k_sample<32>, (unsigned)R, 32, 0, args);
     else if (V <= SOME)
-        launch(dev, "sample", k_sample<256>, (unsigned)R, 256, 0, args);
+        launch_early(dev, "sample", k_sample<256>, (unsigned)R, 256, 0, args);
     else
-        launch(dev, "sample", k_sample<1024>, (unsigned)R, 1024, 0, args);
+        launch_early(dev, "sample", k_sample<1024>, (unsigned)R, 1024, 0, args);
 }
 
 size_t cuda_sample_plan(const struct dev *dev, const struct sizes *s)
 {
     (void)dev;
-    return (size_t)s->R * (size_t)s->V * sizeof(float);
+    return work_bytes(s->R, s->V);
 }

@@ -9,13 +9,24 @@
 #include <cstdlib>
 #include <cstring>
 
-enum : size_t { SEGMENT_BYTES = 256 << 10, SEGMENTS = 8, ALIGN = 64 };
+enum : size_t { SEGMENT_BYTES = 256 << 10, SEGMENTS = 8, ALIGN = 64, LATER_BYTES = 32 << 10 };
+enum : size_t { DOWNLOADS = SEGMENTS * SEGMENT_BYTES, LATER = DOWNLOADS + SEGMENT_BYTES };
+
+/* A download that was begun. */
+struct later {
+    void *host; /* NULL: it is there already */
+    size_t bytes;
+    cudaEvent_t passed;
+};
 
 struct cuda_stage {
-    uint8_t *ring; /* SEGMENTS for uploads, and one for downloads behind them */
+    /* SEGMENTS for uploads; at DOWNLOADS one for downloads, at LATER those that were begun */
+    uint8_t *ring;
     size_t segment, at;
     cudaEvent_t passed[SEGMENTS];
     bool is_used[SEGMENTS]; /* passed was recorded */
+    struct later later[DEV_DOWNLOADS];
+    unsigned n_begun, n_ended;
 };
 
 cudaError_t stage_open(struct cuda_stage **stage)
@@ -24,9 +35,11 @@ cudaError_t stage_open(struct cuda_stage **stage)
     *stage = s;
     if (!s)
         return cudaErrorMemoryAllocation;
-    cudaError_t e = cudaMallocHost((void **)&s->ring, (SEGMENTS + 1) * SEGMENT_BYTES);
+    cudaError_t e = cudaMallocHost((void **)&s->ring, LATER + DEV_DOWNLOADS * LATER_BYTES);
     for (size_t i = 0; i < SEGMENTS && e == cudaSuccess; i++)
         e = cudaEventCreateWithFlags(&s->passed[i], cudaEventDisableTiming);
+    for (size_t i = 0; i < DEV_DOWNLOADS && e == cudaSuccess; i++)
+        e = cudaEventCreateWithFlags(&s->later[i].passed, cudaEventDisableTiming);
     return e;
 }
 
@@ -37,6 +50,9 @@ void stage_close(struct cuda_stage *s)
     for (size_t i = 0; i < SEGMENTS; i++)
         if (s->passed[i])
             cudaEventDestroy(s->passed[i]);
+    for (size_t i = 0; i < DEV_DOWNLOADS; i++)
+        if (s->later[i].passed)
+            cudaEventDestroy(s->later[i].passed);
     if (s->ring)
         cudaFreeHost(s->ring);
     free(s);
@@ -78,7 +94,7 @@ void stage_download(struct dev *dev, void *host, const void *from, size_t bytes)
 {
     struct cuda *c = cuda_of(dev);
     const bool is_small = bytes <= SEGMENT_BYTES;
-    void *to = is_small ? c->stage->ring + SEGMENTS * SEGMENT_BYTES : host;
+    void *to = is_small ? c->stage->ring + DOWNLOADS : host;
     if (bytes == 0)
         return;
     cudaError_t e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, c->stream);
@@ -89,4 +105,40 @@ void stage_download(struct dev *dev, void *host, const void *from, size_t bytes)
         memset(host, 0, bytes);
     else if (is_small)
         memcpy(host, to, bytes);
+}
+
+void stage_download_begin(struct dev *dev, void *host, const void *from, size_t bytes)
+{
+    struct cuda *c = cuda_of(dev);
+    struct cuda_stage *s = c->stage;
+    const unsigned i = s->n_begun++ % DEV_DOWNLOADS;
+    struct later *l = &s->later[i];
+    assert(s->n_begun - s->n_ended <= DEV_DOWNLOADS);
+    l->host = NULL;
+    if (bytes > LATER_BYTES) {
+        stage_download(dev, host, from, bytes);
+        return;
+    }
+    l->host = host;
+    l->bytes = bytes;
+    cudaError_t e = cudaMemcpyAsync(s->ring + LATER + i * LATER_BYTES, from, bytes,
+                                    cudaMemcpyDeviceToHost, c->stream);
+    if (e == cudaSuccess)
+        e = cudaEventRecord(l->passed, c->stream);
+    cuda_note(dev, e, "download");
+}
+
+void stage_download_end(struct dev *dev)
+{
+    struct cuda_stage *s = cuda_of(dev)->stage;
+    assert(s->n_ended < s->n_begun);
+    const unsigned i = s->n_ended++ % DEV_DOWNLOADS;
+    const struct later *l = &s->later[i];
+    if (!l->host)
+        return;
+    cuda_note(dev, cudaEventSynchronize(l->passed), "download");
+    if (cuda_of(dev)->failed != cudaSuccess)
+        memset(l->host, 0, l->bytes);
+    else
+        memcpy(l->host, s->ring + LATER + i * LATER_BYTES, l->bytes);
 }

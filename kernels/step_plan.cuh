@@ -5,8 +5,7 @@
 
 #include "cuda.cuh"
 
-size_t cuda_linear_step_plan(const struct dev *dev, const struct sizes *s); /* OP_LINEAR */
-size_t cuda_mamba_step_plan(const struct sizes *s);                         /* OP_SSD */
-size_t cuda_attn_step_plan(const struct sizes *s);                          /* OP_ATTN */
+size_t cuda_mamba_step_plan(const struct sizes *s); /* OP_SSD */
+size_t cuda_attn_step_plan(const struct sizes *s);  /* OP_ATTN */
 
 #endif

@@ -160,6 +160,7 @@ struct reading {
     int32_t *slot;
     float *logits, *logp;
     int R, depth;
+    bool is_open; /* a step is under way */
 };
 
 static int any_id(const struct config *c, int i)
@@ -230,12 +231,21 @@ int bench_prefill(struct bench_read *b, int R, int T, struct bench_phase *out, s
     return rc;
 }
 
+static int begin_decode(struct reading *r, const int32_t *ids, struct err *err)
+{
+    rewind_to(r, r->depth);
+    return sampler_begin(&r->sampler, &r->read->model, &r->state, r->slot, ids, r->R, err);
+}
+
+/* As generation does it: the next step is begun, then the last one's tokens are waited for. */
 static int decode_pass(void *arg, struct err *err)
 {
     struct reading *r = arg;
-    rewind_to(r, r->depth);
-    return sampler_step(&r->sampler, &r->read->model, &r->state, r->slot, r->ids, r->R, r->ids,
-                        r->logp, err);
+    if (!r->is_open)
+        TRY(begin_decode(r, r->ids, err));
+    r->is_open = true;
+    TRY(begin_decode(r, NULL, err));
+    return sampler_end(&r->sampler, &r->read->model, r->slot, r->R, r->ids, r->logp, err);
 }
 
 /* Attention looks at all keys before, where model_flops_fwd has half of a row. */
@@ -264,6 +274,8 @@ int bench_decode(struct bench_read *b, int R, int depth, struct bench_phase *out
     b->bench->trace->depth = depth;
     if (rc == 0)
         rc = measure(b->bench, out, decode_pass, &r, err);
+    if (rc == 0 && r.is_open)
+        rc = sampler_end(&r.sampler, &b->model, r.slot, R, r.ids, r.logp, err);
     reading_close(&r);
     return rc;
 }

@@ -28,6 +28,25 @@ void dev_download(struct dev *dev, void *host, const void *from, size_t bytes)
     dev->ops->download(dev, host, from, bytes);
 }
 
+bool dev_is_async(const struct dev *dev)
+{
+    return dev->ops->download_begin != NULL;
+}
+
+void dev_download_begin(struct dev *dev, void *host, const void *from, size_t bytes)
+{
+    if (dev_is_async(dev))
+        dev->ops->download_begin(dev, host, from, bytes);
+    else
+        dev->ops->download(dev, host, from, bytes);
+}
+
+void dev_download_end(struct dev *dev)
+{
+    if (dev_is_async(dev))
+        dev->ops->download_end(dev);
+}
+
 void dev_copy(struct dev *dev, void *to, const void *from, size_t bytes)
 {
     dev->ops->copy(dev, to, from, bytes);

@@ -32,6 +32,13 @@ void dev_zero(struct dev *dev, void *p, size_t bytes);
 void dev_upload(struct dev *dev, void *to, const void *host, size_t bytes);
 /* Waits for the work before it; the host sees the bytes when it returns. */
 void dev_download(struct dev *dev, void *host, const void *from, size_t bytes);
+/* The same in two halves. begin returns at once where the device works by itself (dev_is_async);
+ * the host has the bytes, as they were after the work before begin, when end returns. end ends the
+ * oldest that was begun; at most DEV_DOWNLOADS are under way. */
+enum { DEV_DOWNLOADS = 2 };
+void dev_download_begin(struct dev *dev, void *host, const void *from, size_t bytes);
+void dev_download_end(struct dev *dev);
+bool dev_is_async(const struct dev *dev);
 void dev_copy(struct dev *dev, void *to, const void *from, size_t bytes); /* device to device */
 void dev_sync(struct dev *dev);
 /* -1 where something asked of the device has failed; see ops->status. */

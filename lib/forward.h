@@ -17,7 +17,7 @@ struct pass {
 
 /* What dev_run knows a piece of work by: what is done, its shape, the memory it is done in, and
  * what else it refers to (a state, tables; NULL: nothing). */
-enum run_kind { RUN_TRAIN, RUN_LOSS, RUN_READ, RUN_STEP, RUN_CHOOSE };
+enum run_kind { RUN_TRAIN, RUN_LOSS, RUN_READ, RUN_STEP, RUN_CHOOSE, RUN_GO_ON };
 uint64_t model_key(const struct model *m, enum run_kind kind, int B, int T, const void *with);
 
 /* The parts of one projection: z (M,E), xbc (M,E+2GN) and dt (M,H). */

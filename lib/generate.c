@@ -33,6 +33,7 @@ struct run {
     struct job *job;
     int64_t first, n, cap;
     bool is_input_over;
+    int n_rows, n_open; /* rows of a step; steps begun and not ended, of the same rows */
     struct gen_totals totals;
 };
 
@@ -66,8 +67,10 @@ int gen_open(struct gen *g, struct model *m, const struct tok *tok, int n_slots,
     g->row_slot = calloc(n, sizeof *g->row_slot);
     g->row_id = calloc(n, sizeof *g->row_id);
     g->row_choice = calloc(n, sizeof *g->row_choice);
+    g->row_number = calloc(n, sizeof *g->row_number);
     g->row_logp = calloc(n, sizeof *g->row_logp);
-    if (!g->slot || !g->text || !g->row_slot || !g->row_id || !g->row_choice || !g->row_logp) {
+    if (!g->slot || !g->text || !g->row_slot || !g->row_id || !g->row_choice || !g->row_number ||
+        !g->row_logp) {
         gen_close(g);
         return err_oom(err, n * sizeof *g->slot);
     }
@@ -108,6 +111,7 @@ void gen_close(struct gen *g)
     free(g->row_slot);
     free(g->row_id);
     free(g->row_choice);
+    free(g->row_number);
     free(g->row_logp);
     ids_free(&g->prefix);
     sampler_close(&g->sampler);
@@ -283,8 +287,8 @@ static int hand_back(struct run *r, struct err *err)
     }
 }
 
-/* One token for every taken slot. */
-static int step(struct run *r, struct err *err)
+/* Begins a step of all taken slots from ids that the host has. */
+static int begin_step(struct run *r, struct err *err)
 {
     struct gen *g = r->g;
     int R = 0;
@@ -293,33 +297,92 @@ static int step(struct run *r, struct err *err)
             continue;
         const struct job *j = job_at(r, g->slot[i].number);
         g->row_slot[R] = i;
+        g->row_number[R] = g->slot[i].number;
         g->row_id[R++] =
             j->out.ids.n ? j->out.ids.data[j->out.ids.n - 1] : j->ids.data[j->ids.n - 1];
     }
-    if (R == 0)
-        return 0;
-    TRY(sampler_step(&g->sampler, g->model, &g->state, g->row_slot, g->row_id, R, g->row_choice,
-                     g->row_logp, err));
-    for (int k = 0; k < R; k++) {
+    if (R > 0)
+        TRY(sampler_begin(&g->sampler, g->model, &g->state, g->row_slot, g->row_id, R, err));
+    r->n_rows = R;
+    r->n_open = R > 0;
+    return 0;
+}
+
+/* Whether row k's prompt still has the slot. */
+static bool is_alive(const struct gen *g, int k)
+{
+    const struct gen_slot *slot = &g->slot[g->row_slot[k]];
+    return slot->is_taken && slot->number == g->row_number[k];
+}
+
+/* Whether the step after the open one can be of the same rows, as far as is known: none of them is
+ * sure to be done, and no prompt waits for a slot. */
+static bool goes_on(struct run *r)
+{
+    const struct gen *g = r->g;
+    if (!dev_is_async(g->model->dev) || (is_refill_due(g) && !r->is_input_over))
+        return false;
+    for (int k = 0; k < r->n_rows; k++) {
         const int slot = g->row_slot[k];
-        struct job *j = job_at(r, g->slot[slot].number);
-        const int64_t room = gen_room(&g->state) - g->state.pos[slot];
-        TRY(completion_put(&j->out, &j->prompt.opts, g->tok, g->row_choice[k], g->row_logp[k], room,
-                           err));
-        if (j->out.stop != GEN_GOES_ON) {
-            j->is_done = true;
-            j->end_s = now_s();
-            g->slot[slot].is_taken = false;
-        }
+        const struct job *j = job_at(r, g->row_number[k]);
+        if (!is_alive(g, k) || !sampler_goes_on(&g->sampler, slot) ||
+            (int64_t)j->out.ids.n + 1 >= j->prompt.opts.max_tokens ||
+            g->state.pos[slot] >= gen_room(&g->state))
+            return false;
     }
-    r->totals.n_decoded += R;
+    return true;
+}
+
+/* Row k's prompt gets its token. */
+static int take_token(struct run *r, int k, struct err *err)
+{
+    struct gen *g = r->g;
+    const int slot = g->row_slot[k];
+    struct job *j = job_at(r, g->row_number[k]);
+    const int64_t n_read = (int64_t)j->ids.n + (int64_t)j->out.ids.n;
+    TRY(completion_put(&j->out, &j->prompt.opts, g->tok, g->row_choice[k], g->row_logp[k],
+                       gen_room(&g->state) - n_read, err));
+    r->totals.n_decoded++;
+    if (j->out.stop != GEN_GOES_ON) {
+        j->is_done = true;
+        j->end_s = now_s();
+        g->slot[slot].is_taken = false;
+    }
+    return 0;
+}
+
+static int end_step(struct run *r, struct err *err)
+{
+    struct gen *g = r->g;
+    r->n_open--;
+    return sampler_end(&g->sampler, g->model, g->row_slot, r->n_rows, g->row_choice, g->row_logp,
+                       err);
+}
+
+/* One token for every taken slot. */
+static int step(struct run *r, struct err *err)
+{
+    struct gen *g = r->g;
+    if (r->n_open == 0)
+        TRY(begin_step(r, err));
+    if (r->n_open == 0)
+        return 0;
+    if (goes_on(r)) {
+        TRY(sampler_begin(&g->sampler, g->model, &g->state, g->row_slot, NULL, r->n_rows, err));
+        r->n_open++;
+    }
+    TRY(end_step(r, err));
+    for (int k = 0; k < r->n_rows; k++)
+        if (is_alive(g, k))
+            TRY(take_token(r, k, err));
     return 0;
 }
 
 static int run_loop(struct run *r, struct err *err)
 {
     for (;;) {
-        TRY(fill_slots(r, err));
+        if (r->n_open == 0)
+            TRY(fill_slots(r, err));
         TRY(hand_back(r, err));
         if (r->n == 0 && r->is_input_over)
             return 0;
@@ -337,6 +400,9 @@ int gen_run(struct gen *g, const struct gen_calls *calls, struct err *err)
     if (!r.job)
         return err_oom(err, (size_t)r.cap * sizeof *r.job);
     const int status = run_loop(&r, err);
+    struct err late = {0};
+    while (r.n_open > 0 && end_step(&r, &late) == 0) /* what nobody waits for any more */
+        ;
     for (int64_t i = 0; i < r.n; i++)
         job_free(job_at(&r, r.first + i));
     free(r.job);

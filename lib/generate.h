@@ -4,7 +4,11 @@
  * of the other prompts that take slots now (model_read_all), and from then on one step of the model
  * moves all taken slots by a token. A slot whose prompt is done is taken by the next one; nothing
  * is padded. A prompt's completion does not depend on what the other slots hold: reads and steps
- * treat each row alone, and a choice is keyed by (seed, key, position). */
+ * treat each row alone, and a choice is keyed by (seed, key, position).
+ *
+ * On a device that works by itself the next step is begun before the host has seen what the last
+ * one chose; a prompt that turns out to be done has been stepped once too often then, which nothing
+ * but its slot sees. */
 #ifndef HM_GENERATE_H
 #define HM_GENERATE_H
 
@@ -99,7 +103,9 @@ struct gen {
     struct ids prefix;     /* what every prompt begins with: <s>, or a loaded state's ids */
     struct gen_slot *slot; /* (n_slots) owned */
     struct read *text;     /* (n_slots) owned: what is to be read together */
-    int32_t *row_slot, *row_id, *row_choice; /* (n_slots) owned */
+    /* rows of the steps under way; (n_slots) owned */
+    int32_t *row_slot, *row_id, *row_choice;
+    int64_t *row_number; /* of the prompt that had the slot */
     float *row_logp;
 };
 

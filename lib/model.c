@@ -186,7 +186,9 @@ static int prepare(struct model *m, const struct config *c, const struct model_o
         return err_oom(err, (size_t)m->params.n * sizeof *m->value);
     take_all(m, &m->plan);
     m->stage = calloc(m->stage_bytes + 1, 1);
-    return m->stage ? 0 : err_oom(err, m->stage_bytes);
+    const size_t chosen = DEV_DOWNLOADS * 2 * (size_t)m->opts.step_R;
+    m->chosen = calloc(chosen + 1, sizeof *m->chosen);
+    return m->stage && m->chosen ? 0 : err_oom(err, m->stage_bytes + chosen * sizeof *m->chosen);
 }
 
 static void add_work(const struct model *m, struct arena *plan)
@@ -231,12 +233,15 @@ int model_open(struct model *m, const struct config *c, const struct model_opts 
 
 void model_close(struct model *m)
 {
+    for (; m->n_ended != m->n_begun; m->n_ended++)
+        dev_download_end(m->dev);
     if (m->block) {
         dev_forget(m->dev);
         dev_free(m->dev, m->block);
     }
     acts_close(m->acts);
     free(m->stage);
+    free(m->chosen);
     free(m->weight);
     free(m->value);
     params_free(&m->params);

@@ -45,10 +45,12 @@ struct model {
     struct acts *acts;     /* owned */
     void *stage;           /* host: the inputs of a pass on their way to acts->inputs; owned */
     size_t stage_bytes;    /* of the pass with the most */
-    void *block;           /* all device memory above, owned */
-    struct arena plan;     /* bytes by kind: what was taken, MEM_WORK in dev->work */
-    int work_S;            /* positions that the workspace is made for */
-    uint64_t hash;         /* of the weights that model_set_weights was given */
+    int32_t *chosen;       /* host: results of model_choose_begin on their way; owned */
+    unsigned n_begun, n_ended; /* calls of model_choose_begin and _end */
+    void *block;               /* all device memory above, owned */
+    struct arena plan;         /* bytes by kind: what was taken, MEM_WORK in dev->work */
+    int work_S;                /* positions that the workspace is made for */
+    uint64_t hash;             /* of the weights that model_set_weights was given */
 };
 
 /* Bytes by kind that model_open would take, workspace included; allocates nothing on the device. */
@@ -99,12 +101,15 @@ MUST_USE int model_read(struct model *m, struct state *s, int slot, const int32_
 MUST_USE int model_step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
                         int R, struct tensor *logits, struct err *err);
 /* The same, then ops->sample: row r's next token by choice[r] (host memory) and tables (device
- * memory), into id and logp (R, host memory). All goes to the device in one piece and comes back in
- * one. */
-MUST_USE int model_choose(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
-                          int R, const struct sample_row *choice,
-                          const struct sample_tables *tables, int32_t *id, float *logp,
-                          struct err *err);
+ * memory). All goes to the device in one piece, comes back in one, and is there when
+ * model_choose_end returns: it gives id and logp (R, host memory) of the oldest call that was not
+ * ended. At most DEV_DOWNLOADS calls are open. ids NULL: row r goes on from what the call before,
+ * the model's last pass and of as many rows, chose for its row r, whether or not the host has seen
+ * it. */
+MUST_USE int model_choose_begin(struct model *m, struct state *s, const int32_t *slot,
+                                const int32_t *ids, int R, const struct sample_row *choice,
+                                const struct sample_tables *tables, struct err *err);
+MUST_USE int model_choose_end(struct model *m, int R, int32_t *id, float *logp, struct err *err);
 
 /* Floating-point operations of one token at rows of T, multiply-adds counting 2: of the forward
  * pass, and of forward, backward (twice that) and what is recomputed. Counted, a token: 2 a weight

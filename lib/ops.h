@@ -86,12 +86,12 @@ struct adamw_run {
 };
 
 /* What a decode product does before and after, in one pass over the weights:
- * y = [resid + scale *] f(x) w^T with f = RMSNorm (norm_w not NULL), SwiGLU (x is (R,2F)) or
- * nothing. */
+ * y = [resid + scale *] g(f(x) w^T) with f = RMSNorm (norm_w not NULL) or nothing, g = SwiGLU
+ * (is_glu: w has 2 n rows, gates first) or nothing. */
 struct step_fuse {
     const struct tensor *norm_w; /* (k) or NULL */
     float eps;
-    bool is_swiglu;
+    bool is_glu;
     const struct tensor *resid; /* (R,n) or NULL; may be y itself */
     float scale;
 };
@@ -188,6 +188,9 @@ struct ops {
     void (*zero)(struct dev *, void *p, size_t bytes);
     void (*upload)(struct dev *, void *to, const void *host, size_t bytes);
     void (*download)(struct dev *, void *host, const void *from, size_t bytes);
+    /* (optional) download in two halves, so that work can be asked for in between. */
+    void (*download_begin)(struct dev *, void *host, const void *from, size_t bytes);
+    void (*download_end)(struct dev *);
     void (*copy)(struct dev *, void *to, const void *from, size_t bytes);
     void (*sync)(struct dev *);
     void (*close)(struct dev *);

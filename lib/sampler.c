@@ -235,18 +235,37 @@ static void send_tables(struct sampler *s, const int32_t *slot, size_t R)
     dev_upload(s->dev, s->dev_rows.bias, s->rows.bias, R * SAMPLE_BIAS * sizeof(float));
 }
 
-int sampler_step(struct sampler *s, struct model *m, struct state *state, const int32_t *slot,
-                 const int32_t *ids, int R, int32_t *id, float *logp, struct err *err)
+bool sampler_goes_on(const struct sampler *s, int slot)
+{
+    return s->window[slot] == 0;
+}
+
+int sampler_begin(struct sampler *s, struct model *m, struct state *state, const int32_t *slot,
+                  const int32_t *ids, int R, struct err *err)
 {
     const struct sample_tables tables = {s->dev_rows.recent, s->dev_rows.bias_id, s->dev_rows.bias,
                                          SAMPLE_RECENT, SAMPLE_BIAS};
     if (R > s->n_slots)
         return err_set(err, NULL, NULL, "%d rows, the sampler holds %d", R, s->n_slots);
     send_tables(s, slot, (size_t)R);
-    TRY(model_choose(m, state, slot, ids, R, s->row, &tables, id, logp, err));
-    for (int r = 0; r < R; r++) {
+    TRY(model_choose_begin(m, state, slot, ids, R, s->row, &tables, err));
+    for (int r = 0; r < R; r++)
         s->slot_row[slot[r]].position++;
-        push_recent(s, slot[r], id[r]);
-    }
     return 0;
+}
+
+int sampler_end(struct sampler *s, struct model *m, const int32_t *slot, int R, int32_t *id,
+                float *logp, struct err *err)
+{
+    TRY(model_choose_end(m, R, id, logp, err));
+    for (int r = 0; r < R; r++)
+        push_recent(s, slot[r], id[r]);
+    return 0;
+}
+
+int sampler_step(struct sampler *s, struct model *m, struct state *state, const int32_t *slot,
+                 const int32_t *ids, int R, int32_t *id, float *logp, struct err *err)
+{
+    TRY(sampler_begin(s, m, state, slot, ids, R, err));
+    return sampler_end(s, m, slot, R, id, logp, err);
 }

@@ -71,5 +71,14 @@ void sampler_start(struct sampler *s, int slot, const struct sample_opts *o, uin
 MUST_USE int sampler_step(struct sampler *s, struct model *m, struct state *state,
                           const int32_t *slot, const int32_t *ids, int R, int32_t *id, float *logp,
                           struct err *err);
+/* The same in two halves, see model_choose_begin. ids NULL: from the tokens chosen last, in the
+ * same slots, of which sampler_goes_on must say yes. */
+MUST_USE int sampler_begin(struct sampler *s, struct model *m, struct state *state,
+                           const int32_t *slot, const int32_t *ids, int R, struct err *err);
+MUST_USE int sampler_end(struct sampler *s, struct model *m, const int32_t *slot, int R,
+                         int32_t *id, float *logp, struct err *err);
+/* Whether the slot's next choice can be begun before the host knows the last: no penalty looks at
+ * it. */
+bool sampler_goes_on(const struct sampler *s, int slot);
 
 #endif

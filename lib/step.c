@@ -4,10 +4,11 @@
 
 #include <string.h>
 
-/* y = [resid + scale *] f(x) w^T in one op where the device has it, else f by itself into `made`,
- * and the residual behind. */
+/* y = [resid + scale *] g(f(x) w^T) in one op where the device has it, else f by itself into
+ * `made`, the product that g takes into `wide`, and the residual behind. */
 static void product(const struct pass *p, struct tensor *y, const struct tensor *x,
-                    const struct weight *w, const struct step_fuse *fuse, struct tensor *made)
+                    const struct weight *w, const struct step_fuse *fuse, struct tensor *made,
+                    struct tensor *wide)
 {
     struct model *m = p->m;
     struct dev *dev = m->dev;
@@ -16,13 +17,12 @@ static void product(const struct pass *p, struct tensor *y, const struct tensor 
         ops->linear_step_fused(dev, y, x, w, fuse);
         return;
     }
-    const bool is_plain = !fuse->norm_w && !fuse->is_swiglu;
     if (fuse->norm_w)
         ops->rmsnorm_fwd(dev, made, NULL, x, fuse->norm_w, fuse->eps);
-    else if (fuse->is_swiglu)
-        ops->swiglu_fwd(dev, made, x);
-    struct tensor *to = fuse->resid ? &p->a->branch : y;
-    ops->linear_step(dev, to, is_plain ? x : made, w);
+    struct tensor *to = fuse->resid ? &p->a->branch : fuse->is_glu ? wide : y;
+    ops->linear_step(dev, to, fuse->norm_w ? made : x, w);
+    if (fuse->is_glu)
+        ops->swiglu_fwd(dev, y, wide);
     if (fuse->resid)
         ops->resid_fwd(dev, y, fuse->resid, to, fuse->scale, NULL, m->ctl);
 }
@@ -32,14 +32,14 @@ static void normed(const struct pass *p, struct tensor *y, const struct tensor *
                    const struct tensor *norm_w, struct tensor *made)
 {
     const struct step_fuse fuse = {.norm_w = norm_w, .eps = p->m->c.norm_eps};
-    product(p, y, x, &p->m->weight[param], &fuse, made);
+    product(p, y, x, &p->m->weight[param], &fuse, made, NULL);
 }
 
 /* The stream x += residual_multiplier * from w^T. */
 static void add(const struct pass *p, struct tensor *x, const struct tensor *from, int param)
 {
     const struct step_fuse fuse = {.resid = x, .scale = p->m->c.residual_multiplier};
-    product(p, x, from, &p->m->weight[param], &fuse, NULL);
+    product(p, x, from, &p->m->weight[param], &fuse, NULL, NULL);
 }
 
 static void mamba(const struct pass *p, int i, const struct step_rows *rows)
@@ -89,19 +89,20 @@ static void block(const struct pass *p, int i, const struct step_rows *rows)
     struct layer_acts *l = &p->a->layer[i];
     const struct layer_params *lp = &m->params.layer[i];
     const struct step_fuse gate = {
-        .is_swiglu = true, .resid = &l->x, .scale = m->c.residual_multiplier};
+        .norm_w = &m->value[lp->norm2], .eps = m->c.norm_eps, .is_glu = true};
     if (m->c.pattern[i] == 'm')
         mamba(p, i, rows);
     else
         attention(p, i, rows);
-    normed(p, &l->u, &l->x, lp->mlp_in, &m->value[lp->norm2], &l->n2);
-    product(p, &l->x, &l->u, &m->weight[lp->mlp_out], &gate, &l->s);
+    product(p, &l->s, &l->x, &m->weight[lp->mlp_in], &gate, &l->n2, &l->u);
+    add(p, &l->x, &l->s, lp->mlp_out);
 }
 
 /* What a step does on the device once the inputs are there. */
 struct step_work {
     struct pass pass;
     const struct sample_tables *tables; /* NULL: nothing is chosen */
+    bool goes_on;                       /* from the ids that the pass before chose */
 };
 
 static void run_step(void *arg)
@@ -112,6 +113,8 @@ static void run_step(void *arg)
     struct acts *a = p->a;
     const struct step_rows rows = {.slot = a->target, .pos = a->pos, .R = a->B};
     const struct tensor head_norm = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    if (w->goes_on)
+        a->ids = a->id;
     forward_embed(p);
     for (int i = 0; i < m->c.L; i++)
         block(p, i, &rows);
@@ -122,10 +125,11 @@ static void run_step(void *arg)
 
 /* The cache's memory names the state, that of the tables the sampler. */
 static uint64_t step_key(const struct model *m, const struct state *s, int R,
-                         const struct sample_tables *tables)
+                         const struct step_work *w)
 {
     const uint64_t state = model_key(m, RUN_STEP, R, 1, s->block);
-    return tables ? state ^ model_key(m, RUN_CHOOSE, R, 1, tables->recent) : state;
+    const enum run_kind kind = w->goes_on ? RUN_GO_ON : RUN_CHOOSE;
+    return w->tables ? state ^ model_key(m, kind, R, 1, w->tables->recent) : state;
 }
 
 static int check_rows(const struct model *m, int R, struct err *err)
@@ -141,7 +145,7 @@ static int check_step(const struct model *m, const struct state *s, const int32_
 {
     const bool is_bounded = strchr(m->c.pattern, 't') != NULL;
     for (int r = 0; r < R; r++) {
-        if (ids[r] < 0 || ids[r] >= m->c.V)
+        if (ids && (ids[r] < 0 || ids[r] >= m->c.V))
             return err_set(err, NULL, "use the tokenizer that the model was trained with",
                            "token id %d lies outside the model's vocabulary of %d", ids[r], m->c.V);
         if (slot[r] < 0 || slot[r] >= s->n_slots)
@@ -154,27 +158,28 @@ static int check_step(const struct model *m, const struct state *s, const int32_
     return 0;
 }
 
-/* choice and tables NULL: only logits. */
+/* choice and tables NULL: only logits. ids NULL: see model_choose_begin. */
 static int step(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids, int R,
                 const struct sample_row *choice, const struct sample_tables *tables,
                 struct err *err)
 {
     const struct acts_shape shape = {m->dev, PASS_STEP, m->opts.recompute, R, 1};
-    const size_t bytes = (size_t)R * sizeof *ids;
+    const size_t bytes = (size_t)R * sizeof(int32_t);
     struct acts *a = m->acts;
     TRY(check_rows(m, R, err));
     acts_carve(a, &m->c, &shape);
     int32_t *staged = m->stage;
     TRY(check_step(m, s, slot, ids, R, staged + a->stride, err));
     TRY(model_reserve(m, s, err));
-    memcpy(staged, ids, bytes);
+    if (ids)
+        memcpy(staged, ids, bytes);
     memcpy(staged + 2 * a->stride, slot, bytes);
     if (choice)
         memcpy(staged + 3 * a->stride, choice, (size_t)R * sizeof *choice);
     const size_t lists = 3 * a->stride * sizeof *staged;
     dev_upload(m->dev, a->inputs, staged, choice ? a->inputs_bytes : lists);
-    struct step_work work = {{.m = m, .a = a, .state = s}, tables};
-    dev_run(m->dev, step_key(m, s, R, tables), run_step, &work);
+    struct step_work work = {{.m = m, .a = a, .state = s}, tables, !ids};
+    dev_run(m->dev, step_key(m, s, R, &work), run_step, &work);
     for (int r = 0; r < R; r++)
         s->pos[slot[r]]++;
     return 0;
@@ -188,14 +193,33 @@ int model_step(struct model *m, struct state *s, const int32_t *slot, const int3
     return 0;
 }
 
-int model_choose(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids, int R,
-                 const struct sample_row *choice, const struct sample_tables *tables, int32_t *id,
-                 float *logp, struct err *err)
+/* Where the results of the n-th call come to: ids, then log-probabilities. */
+static int32_t *chosen_at(const struct model *m, unsigned n)
 {
+    return m->chosen + (size_t)(n % DEV_DOWNLOADS) * 2 * (size_t)m->opts.step_R;
+}
+
+int model_choose_begin(struct model *m, struct state *s, const int32_t *slot, const int32_t *ids,
+                       int R, const struct sample_row *choice, const struct sample_tables *tables,
+                       struct err *err)
+{
+    if (m->n_begun - m->n_ended == DEV_DOWNLOADS)
+        return err_set(err, NULL, NULL, "%d choices are under way", (int)DEV_DOWNLOADS);
     TRY(step(m, s, slot, ids, R, choice, tables, err));
+    dev_download_begin(m->dev, chosen_at(m, m->n_begun), m->acts->id,
+                       2 * (size_t)R * sizeof(int32_t));
+    m->n_begun++;
+    return 0;
+}
+
+int model_choose_end(struct model *m, int R, int32_t *id, float *logp, struct err *err)
+{
     const size_t bytes = (size_t)R * sizeof *id;
-    dev_download(m->dev, m->stage, m->acts->id, 2 * bytes);
-    memcpy(id, m->stage, bytes);
-    memcpy(logp, (char *)m->stage + bytes, bytes);
+    if (m->n_begun == m->n_ended)
+        return err_set(err, NULL, NULL, "no choice is under way");
+    dev_download_end(m->dev);
+    const int32_t *chosen = chosen_at(m, m->n_ended++);
+    memcpy(id, chosen, bytes);
+    memcpy(logp, chosen + R, bytes);
     return dev_status(m->dev, err);
 }

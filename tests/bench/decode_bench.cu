@@ -2,13 +2,13 @@
  *
  *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o decode_bench tests/bench/decode_bench.cu \
  *        kernels/linear_step.cu kernels/linear_tile.cu kernels/mamba_step.cu kernels/attn_step.cu \
- *        lib/dtype.c
+ *        kernels/sample.cu lib/dtype.c
  *
  * Sizes are those of the `base` preset, bf16. A CSV line a kernel and batch on stdout: time of a
  * call within a CUDA graph of many, whose operands come by turns from more memory than the L2 cache
  * holds, and the bytes that the call has to move a second. Then a whole token (5 mixer layers, 3 of
- * attention, the head; embedding and sampling are left out) as one graph. First it asks whether a
- * row alone gives the bits that it gives among 256. Exit status: of that. */
+ * attention, head and greedy choice; the embedding is left out) as one graph. First it asks whether
+ * a row alone gives the bits that it gives among 256. Exit status: of that. */
 #include "cuda_ops.cuh"
 #include "step_plan.cuh"
 
@@ -33,7 +33,9 @@ struct bench {
     bf16 *kcache, *vcache;
     char *x, *u, *wide, *logits; /* activations */
     float *vectors;
-    int32_t *slot, *pos;
+    int32_t *slot, *pos, *id;
+    struct sample_row *choice;
+    float *logp;
     int R;
 };
 
@@ -93,17 +95,16 @@ struct tensor vec(float *p, int64_t n)
 
 /* --- the ops of a step; the i-th call uses the i-th layer's memory --- */
 
-enum { PLAIN, NORM, SWIGLU };
+enum { PLAIN, NORM, GLU };
 
-void product(struct bench *b, void *to, int n, const void *from, int k, int prologue, bool resid)
+void product(struct bench *b, void *to, int n, const void *from, int k, int around, bool resid)
 {
-    const struct weight w = next_weight(b, n, k);
-    const struct tensor norm = vec(b->vectors, k),
-                        x = act(b, (void *)from, prologue == SWIGLU ? 2 * k : k);
+    const struct weight w = next_weight(b, around == GLU ? 2 * n : n, k);
+    const struct tensor norm = vec(b->vectors, k), x = act(b, (void *)from, k);
     struct tensor y = act(b, to, n);
     if (n == V)
         y.dtype = DT_F32;
-    const struct step_fuse f = {prologue == NORM ? &norm : NULL, 1e-5f, prologue == SWIGLU,
+    const struct step_fuse f = {around != PLAIN ? &norm : NULL, 1e-5f, around == GLU,
                                 resid ? &y : NULL, 0.5f};
     cuda_linear_step_fused(&b->dev, &y, &x, &w, &f);
 }
@@ -163,15 +164,22 @@ void proj_o(struct bench *b, int)
 }
 void mlp_in(struct bench *b, int)
 {
-    product(b, b->wide, 2 * F, b->x, D, NORM, false);
+    product(b, b->wide, F, b->x, D, GLU, false);
 }
 void mlp_out(struct bench *b, int)
 {
-    product(b, b->x, D, b->wide, F, SWIGLU, true);
+    product(b, b->x, D, b->wide, F, PLAIN, true);
 }
 void head(struct bench *b, int)
 {
     product(b, b->logits, V, b->x, D, NORM, false);
+}
+
+void choose(struct bench *b, int)
+{
+    const struct sample_tables none = {};
+    const struct tensor logits = tensor_of(b->logits, DT_F32, 2, b->R, V, 0, 0);
+    cuda_sample(&b->dev, b->id, b->logp, &logits, b->choice, &none);
 }
 
 void token(struct bench *b, int)
@@ -191,6 +199,7 @@ void token(struct bench *b, int)
         mlp_out(b, 0);
     }
     head(b, 0);
+    choose(b, 0);
 }
 
 /* --- timing --- */
@@ -255,6 +264,7 @@ void report_all(struct bench *b, int R)
     sum += report(b, "mlp_in", mlp_in, product_bytes(b, 2 * F, D), LAYERS);
     sum += report(b, "mlp_out", mlp_out, product_bytes(b, D, F), LAYERS);
     sum += report(b, "head", head, product_bytes(b, V, D) + 2.0 * R * V, 1);
+    sum += report(b, "sample", choose, 4.0 * R * V, 1);
     printf("sum,%d,%.2f,,\n", R, sum * 1e6);
     const double s = time_of(b, token, 4);
     printf("token,%d,%.2f,%.0f tok/s,\n", R, s * 1e6, R / s);
@@ -263,12 +273,11 @@ void report_all(struct bench *b, int R)
 
 /* --- bits --- */
 
-std::vector<char> result(struct bench *b, int n, int k, int prologue, int first, int R)
+std::vector<char> result(struct bench *b, int n, int k, int around, int first, int R)
 {
     b->R = R;
     b->pool_used = 0;
-    const size_t row = (size_t)(prologue == SWIGLU ? 2 * k : k) * 2;
-    product(b, b->logits, n, b->wide + (size_t)first * row, k, prologue, false);
+    product(b, b->logits, n, b->wide + (size_t)first * (size_t)k * 2, k, around, false);
     std::vector<char> y((size_t)R * (size_t)n * (n == V ? 4 : 2));
     must(cudaStreamSynchronize(b->cuda.stream), "product");
     must(cudaMemcpy(y.data(), b->logits, y.size(), cudaMemcpyDeviceToHost), "download");
@@ -276,19 +285,19 @@ std::vector<char> result(struct bench *b, int n, int k, int prologue, int first,
 }
 
 /* Whether rows come out alike whatever stands beside them. */
-bool check_bits(struct bench *b, int n, int k, int prologue)
+bool check_bits(struct bench *b, int n, int k, int around)
 {
-    static const int counts[] = {1, 2, 8, 9, 16, 32, 33, 100};
-    const std::vector<char> all = result(b, n, k, prologue, 0, ROWS);
+    static const int counts[] = {1, 2, 8, 9, 16, 17, 32, 33, 64, 100};
+    const std::vector<char> all = result(b, n, k, around, 0, ROWS);
     const size_t row = all.size() / ROWS;
     bool is_same = true;
     for (int R : counts) {
         const int first = ROWS - R - 3;
-        const std::vector<char> some = result(b, n, k, prologue, first, R);
+        const std::vector<char> some = result(b, n, k, around, first, R);
         is_same =
             is_same && memcmp(some.data(), all.data() + (size_t)first * row, some.size()) == 0;
     }
-    printf("# rows alone have the same bits: n %d k %d prologue %d: %s\n", n, k, prologue,
+    printf("# rows alone have the same bits: n %d k %d around %d: %s\n", n, k, around,
            is_same ? "yes" : "NO");
     return is_same;
 }
@@ -306,8 +315,9 @@ void open_bench(struct bench *b)
     b->dev.act_dtype = DT_BF16;
     const struct sizes m = {1, 1, D, H, P, N, 1, K, F, V, 64, S, ROWS, DT_BF16};
     const struct sizes t = {1, 1, D, HEADS, P, N, KV, K, F, V, 64, S, ROWS, DT_BF16};
-    b->dev.work_bytes =
-        cuda_linear_step_plan(&b->dev, &m) + cuda_mamba_step_plan(&m) + cuda_attn_step_plan(&t);
+    b->dev.work_bytes = cuda_mamba_step_plan(&m) + cuda_attn_step_plan(&t);
+    const size_t sampling = cuda_sample_plan(&b->dev, &m);
+    b->dev.work_bytes = b->dev.work_bytes > sampling ? b->dev.work_bytes : sampling;
     b->dev.work = take<char>(b->dev.work_bytes);
     b->pool = (char *)take_random<bf16>(POOL / 2, 0.05f);
     b->state = take<float>((size_t)MAMBA_LAYERS * ROWS * E * N);
@@ -324,6 +334,9 @@ void open_bench(struct bench *b)
         slot[(size_t)i] = i * 37 % ROWS;
     b->slot = take<int32_t>(2 * ROWS);
     b->pos = take<int32_t>(ROWS);
+    b->id = take<int32_t>(ROWS);
+    b->logp = take<float>(ROWS);
+    b->choice = take<struct sample_row>(ROWS); /* temperature 0, no penalties */
     must(cudaMemcpy(b->slot, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice), "upload");
     must(cudaMemcpy(b->pos, pos.data(), pos.size() * 4, cudaMemcpyHostToDevice), "upload");
     must(cudaDeviceSynchronize(), "fill");
@@ -337,8 +350,8 @@ int main()
     open_bench(&b);
     bool is_same = true;
     is_same = check_bits(&b, PROJ, D, NORM) && is_same;
-    is_same = check_bits(&b, 2 * F, D, NORM) && is_same;
-    is_same = check_bits(&b, D, F, SWIGLU) && is_same;
+    is_same = check_bits(&b, F, D, GLU) && is_same;
+    is_same = check_bits(&b, D, F, PLAIN) && is_same;
     is_same = check_bits(&b, D, E, PLAIN) && is_same;
     is_same = check_bits(&b, V, D, NORM) && is_same;
     printf("kernel,rows,us,gb_s,calls_a_token\n");
@@ -346,7 +359,7 @@ int main()
     for (int is_early = arch >= 90; is_early >= 0; is_early--) {
         b.cuda.arch = is_early ? arch : 80; /* what launch_early looks at */
         printf("# launches %s\n", is_early ? "early" : "one after the other");
-        for (int R : {1, 32, 256})
+        for (int R : {1, 8, 32, 64, 128, 256})
             report_all(&b, R);
     }
     return is_same ? 0 : 1;

@@ -290,6 +290,43 @@ static void check_biases(struct model *m, struct state *s)
     sampler_close(&sampler);
 }
 
+/* Steps begun before the last one's tokens were seen choose what steps one by one choose. */
+static void check_going_on(struct model *m, struct state *s)
+{
+    enum { STEPS = 6 };
+    static const int32_t slot[R] = {0, 1, 2};
+    struct err err;
+    struct sampler sampler;
+    struct sample_opts o;
+    int32_t id[2][STEPS + 1][R] = {0};
+    float logp[2][STEPS + 1][R] = {0};
+    sample_defaults(&o);
+    must(sampler_open(&sampler, m->dev, R, m->c.V, &err), &err);
+    for (int k = 0; k < 2; k++) {
+        for (int r = 0; r < R; r++) {
+            id[k][0][r] = 5 + r;
+            sampler_start(&sampler, r, &o, (uint32_t)r, id[k][0], 1);
+            state_reset(s, r);
+        }
+        for (int i = 0; k == 0 && i < STEPS; i++)
+            must(
+                sampler_step(&sampler, m, s, slot, id[k][i], R, id[k][i + 1], logp[k][i + 1], &err),
+                &err);
+        if (k == 1)
+            must(sampler_begin(&sampler, m, s, slot, id[k][0], R, &err), &err);
+        for (int i = 0; k == 1 && i < STEPS; i++) {
+            if (i + 1 < STEPS)
+                must(sampler_begin(&sampler, m, s, slot, NULL, R, &err), &err);
+            must(sampler_end(&sampler, m, slot, R, id[k][i + 1], logp[k][i + 1], &err), &err);
+        }
+    }
+    ok(memcmp(id[0], id[1], sizeof id[0]) == 0 && memcmp(logp[0], logp[1], sizeof logp[0]) == 0,
+       "steps that go on from tokens the host has not seen");
+    ok(sampler_end(&sampler, m, slot, R, id[0][0], logp[0][0], &err) != 0,
+       "what was not begun has no end");
+    sampler_close(&sampler);
+}
+
 int main(void)
 {
     struct dev dev;
@@ -308,6 +345,7 @@ int main(void)
         if (strcmp(variants[i].pattern, "mmtm") == 0) {
             check_types(&m, &s, &dev);
             check_biases(&m, &s);
+            check_going_on(&m, &s);
             check_refusals(&m, &s);
             check_damage(&m, &s);
         }
