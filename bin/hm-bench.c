@@ -29,6 +29,7 @@ struct session {
     struct out out;
     struct bench_print print;
     struct cli_progress progress;
+    size_t train_bytes; /* a training step's memory; 0: none is wanted */
 };
 
 static int print_phase(struct session *s, const char *name, const char *shape,
@@ -89,8 +90,8 @@ static struct model_opts train_opts_of(const struct session *s)
                                .recompute = (enum recompute)s->a->recompute};
 }
 
-/* A step that does not fit would bring the machine to its knees. */
-static int check_memory(const struct session *s, struct err *err)
+/* Finds what a training step takes. One that does not fit would bring the machine to its knees. */
+static int check_memory(struct session *s, struct err *err)
 {
     struct arena plan = {0};
     struct params params;
@@ -101,6 +102,7 @@ static int check_memory(const struct session *s, struct err *err)
     TRY(params_open(&params, &s->c, err));
     optim_plan(&params, DT_F32, &plan);
     params_free(&params);
+    s->train_bytes = plan.used;
     if (free_bytes <= 0 || (double)plan.used <= free_bytes)
         return 0;
     return err_set(err, NULL,
@@ -323,6 +325,10 @@ static int print_run(struct session *s, struct err *err)
     TRY(bench_print_run(&s->print, "device", s->trace->dev.name, err));
     TRY(bench_print_run(&s->print, "dtype", device_dtypes[product_of(s)], err));
     TRY(bench_print_run(&s->print, "recompute", recompute_names[s->a->recompute], err));
+    if (s->train_bytes) {
+        snprintf(text, sizeof text, "%zu bytes", s->train_bytes);
+        TRY(bench_print_run(&s->print, "memory", text, err));
+    }
     return bench_print_run(&s->print, "seed", "1", err);
 }
 

@@ -20,7 +20,7 @@ bench() {
     [ "$(ls)" = "$(printf 'out\nsaid')" ]
     [ "$(head -n 1 out)" = "kind,phase,part,name,shape,value,calls,tokens,time_us,rate_tok_s,flop,byte,flop_a_token,byte_a_token,gflop_s,gb_s,roofline_pct,share_pct" ]
     [ "$(sed 's/"[^"]*"//g' out | awk -F, '{ print NF }' | sort -u)" = 18 ]
-    [ "$(awk -F, '$1 == "run" { print $4 }' out | tr '\n' ' ')" = "version config device dtype recompute seed " ]
+    [ "$(awk -F, '$1 == "run" { print $4 }' out | tr '\n' ' ')" = "version config device dtype recompute memory seed " ]
     [ "$(awk -F, '$1 == "roof" { print $4 }' out | tr '\n' ' ')" = "memory_read product_f32 " ]
     [ "$(awk -F, '$1 == "phase" { print $2 " " $5 }' out | sed 's/ bytes.*//')" = "train B=2 T=32
 prefill R=1 T=32
