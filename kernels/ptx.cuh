@@ -34,6 +34,10 @@ __device__ __forceinline__ void copy16_async(void *to, const void *from, bool ok
 {
     __pipeline_memcpy_async(to, from, 16, ok ? 0 : 16);
 }
+__device__ __forceinline__ void copy16_async(void *to, const void *from)
+{
+    __pipeline_memcpy_async(to, from, 16);
+}
 /* Ends a group of copies. */
 __device__ __forceinline__ void copy_commit()
 {

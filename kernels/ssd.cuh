@@ -83,12 +83,16 @@ template <class T_, int PP_, int NP_> struct ssd_tile {
     using T = T_;
     static constexpr int PP = PP_, NP = NP_;
     static constexpr int Q = sizeof(T) == 4 && NP == 256 ? 16 : 32; /* tokens of a chunk */
-    static constexpr int slices = NP == 256 ? 1 : 2; /* of 16 rows of states, a warp */
-    static constexpr int warps = PP == 128 && NP == 256 ? 8 : 4;
+    static constexpr int slices = 1; /* of 16 rows of states, a warp */
+    static constexpr int warps = PP == 64 && NP == 256 ? 4 : 8;
     static constexpr int threads = warps * 32;
-    static constexpr int heads = warps * slices * 16 / PP; /* a block */
+    static constexpr int blocks = PP == 128 && NP == 256 ? 1 : 2; /* of an SM */
+    static constexpr int heads = warps * slices * 16 / PP;        /* a block */
+    /* chunks whose decays are made at once, a head of one a warp: for so many there is room */
+    static constexpr int batch = PP == 64 && (NP == 256 || sizeof(T) == 4) ? 2 : 4;
     /* buffers of x and B: what 64 KB of shared memory hold beside C and M */
     static constexpr int stages = sizeof(T) == 4 || (PP == 128 && NP == 256) ? 1 : 2;
+    static constexpr int walk_stages = sizeof(T) == 4 ? 1 : NP == 256 ? 2 : 3; /* without them */
     static constexpr int ldx = tile_ld<T>(PP), ldb = tile_ld<T>(NP), ldm = tile_ld<T>(Q);
     static_assert(warps * slices * 16 % PP == 0 && heads <= warps, "whole heads, a warp for each");
 };
@@ -151,27 +155,37 @@ template <class S> __device__ __forceinline__ int ssd_slice_row(int slice)
 /* --- tiles in shared memory --- */
 
 /* ROWS x COLS elements, of which n_rows x n_cols come from `from` and the others are 0; copies end
- * with a wait. All threads of the block call it. from is readable memory in any case. */
+ * with a wait. All threads of the block call it; 16 bytes number i are copied by thread i %
+ * THREADS. A tile's elements lie within 2^31 of each other. */
 template <int ROWS, int COLS, int THREADS, class T>
 __device__ __forceinline__ void ssd_load(T *to, const T *from, int64_t ld, int n_rows, int n_cols,
                                          bool is_wide)
 {
-    constexpr int w = wide<T>::n, to_ld = tile_ld<T>(COLS);
-    if (is_wide) {
-        constexpr int per_row = COLS / w, step = THREADS / per_row;
-        const int r0 = (int)threadIdx.x / per_row, c = (int)threadIdx.x % per_row * w;
-        const T *at = from + r0 * ld + c;
-        static_assert(THREADS % per_row == 0, "a thread stays in its column");
+    constexpr int w = wide<T>::n, per_row = COLS / w, step = THREADS / per_row;
+    constexpr int to_ld = tile_ld<T>(COLS), rounds = (ROWS + step - 1) / step;
+    const int r0 = (int)threadIdx.x / per_row, c = (int)threadIdx.x % per_row * w;
+    static_assert(THREADS % per_row == 0, "a thread stays in its column");
+    static_assert(ROWS % step == 0 || rounds == 1, "whole rounds");
+    if (rounds == 1 && ROWS < step && r0 >= ROWS)
+        return;
+    to += r0 * to_ld + c;
+    from += r0 * (int)ld + c;
+    const int stride = step * (int)ld;
+    if (is_wide && n_rows >= ROWS && n_cols >= COLS) {
 #pragma unroll
-        for (int r = r0; r < ROWS; r += step, at += step * ld) {
-            const bool ok = r < n_rows && c < n_cols;
-            copy16_async(to + r * to_ld + c, ok ? at : from, ok);
-        }
+        for (int i = 0; i < rounds; i++)
+            copy16_async(to + i * step * to_ld, from + i * stride);
+    } else if (is_wide) {
+#pragma unroll
+        for (int i = 0; i < rounds; i++)
+            copy16_async(to + i * step * to_ld, from + i * stride,
+                         r0 + i * step < n_rows && c < n_cols);
     } else {
 #pragma unroll 1
-        for (int i = (int)threadIdx.x; i < ROWS * COLS; i += THREADS) {
-            const int r = i / COLS, c = i % COLS;
-            to[r * to_ld + c] = r < n_rows && c < n_cols ? from[r * ld + c] : from_f32<T>(0);
+        for (int i = 0; i < rounds * w; i++) {
+            const int r = i / w * step, e = i % w;
+            const bool ok = r0 + r < n_rows && c + e < n_cols;
+            to[r * to_ld + e] = ok ? from[r * (int)ld + e] : from_f32<T>(0);
         }
     }
 }
@@ -200,12 +214,22 @@ __device__ __forceinline__ void ssd_load_x(T *to, mat<const T> x, const ssd_view
 
 /* --- step sizes and decays --- */
 
-/* Of the block's heads in a chunk; in shared memory. */
+/* Of the block's heads in a chunk; in shared memory, where chunk i of a walk has place i % (2
+ * S::batch): a warp makes those of one head and chunk of a batch, while the batch before is in
+ * use. */
 template <class S> struct alignas(16) ssd_steps {
     float cum[S::heads][S::Q], delta[S::heads][S::Q], into[S::heads][S::Q], tail[S::heads][S::Q];
     int doc[S::Q];
     float through[4];
 };
+template <class S> __device__ __forceinline__ int ssd_step_head()
+{
+    return (int)threadIdx.x / 32 % S::heads;
+}
+template <class S> __device__ __forceinline__ int ssd_step_chunk() /* of the batch */
+{
+    return (int)threadIdx.x / 32 / S::heads;
+}
 
 __device__ __forceinline__ float ssd_exp(float v, float)
 {
@@ -213,46 +237,47 @@ __device__ __forceinline__ float ssd_exp(float v, float)
 }
 template <class T> __device__ __forceinline__ float ssd_exp(float v, T)
 {
-    return __expf(v);
+    return exp2_fast(v * 1.44269504f);
 }
 __device__ __forceinline__ float ssd_softplus(float v)
 {
     return v > 20.0f ? v : log1pf(expf(v));
 }
 
-/* A lane's token before the scan: warp i < S::heads has head i. Read early, used late. */
-struct ssd_token {
-    float dt;
+/* A lane's token of its warp's head, before the scan. Read early, used late. */
+template <class T> struct ssd_token {
+    T dt;
     bool is_first; /* of its document, with another one before it */
 };
 template <class S, class T>
-__device__ __forceinline__ ssd_token ssd_read_token(const ssd_view<T> &in, const ssd_heads &at,
-                                                    int t0)
+__device__ __forceinline__ ssd_token<T> ssd_read_token(const ssd_view<T> &in, const ssd_heads &at,
+                                                       int t0)
 {
-    const int lane = lane_id(), i = (int)threadIdx.x / 32, t = t0 + lane;
-    ssd_token k = {0, false};
-    if (i >= S::heads || lane >= S::Q || t >= at.len)
+    const int lane = lane_id(), i = ssd_step_head<S>(), t = t0 + lane;
+    ssd_token<T> k = {from_f32<T>(0), false};
+    if (lane >= S::Q || t >= at.len)
         return k;
     const int64_t r = at.row0 + t;
     if (i < at.n_heads)
-        k.dt = to_f32(in.dt.p[r * in.dt.ld + at.h0 + i]);
+        k.dt = in.dt.p[r * in.dt.ld + at.h0 + i];
     k.is_first = in.seg && t > 0 && in.seg[r] != in.seg[r - 1];
     return k;
 }
 
-/* Fills steps from the warps' tokens; delta_out (B,len,H) or NULL. Seen after a barrier. */
+/* Fills a head's part of steps from a warp's tokens, t0 .. ; delta_out (B,len,H) or NULL. Seen
+ * after a barrier. */
 template <class S, class T>
-__device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token &k,
+__device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token<T> &k,
                                          const ssd_view<T> &in, const ssd_heads &at, int t0,
                                          float *delta_out)
 {
-    const int lane = lane_id(), i = (int)threadIdx.x / 32, t = t0 + lane;
-    if (i >= S::heads)
+    const int lane = lane_id(), i = ssd_step_head<S>(), t = t0 + lane;
+    if (ssd_step_chunk<S>() >= S::batch)
         return;
     float delta = 0, cum = 0;
     if (i < at.n_heads && lane < S::Q && t < at.len) {
         const int h = at.h0 + i;
-        delta = ssd_softplus(k.dt + in.dt_bias[h]);
+        delta = ssd_softplus(to_f32(k.dt) + in.dt_bias[h]);
         cum = -expf(in.a_log[h]) * delta;
         if (delta_out)
             delta_out[(int64_t)(at.row0 + t) * in.H + h] = delta;
@@ -267,7 +292,7 @@ __device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token &k
             cum += before;
     }
     /* that of the last token there is: sums further on, over zeros, are rounded otherwise */
-    const float last = __shfl_sync(0xffffffffu, cum, min(S::Q, at.len - t0) - 1);
+    const float last = __shfl_sync(0xffffffffu, cum, max(min(S::Q, at.len - t0) - 1, 0));
     if (lane < S::Q) {
         steps->cum[i][lane] = cum;
         steps->delta[i][lane] = delta;
@@ -320,35 +345,32 @@ __device__ __forceinline__ void store_c2(T *to, int64_t ld, const frag_c &left, 
                                          int n_rows, int n_cols, bool is_wide)
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int r = g + half * 8;
-        const float v[4] = {left.r[half * 2], left.r[half * 2 + 1], right.r[half * 2],
-                            right.r[half * 2 + 1]};
-        if (is_wide && sizeof(T) == 2) { /* lanes swap pairs with their neighbours: 8 bytes each */
-            const float give0 = t % 2 ? v[0] : v[2], give1 = t % 2 ? v[1] : v[3];
-            const float got0 = __shfl_xor_sync(0xffffffffu, give0, 1);
-            const float got1 = __shfl_xor_sync(0xffffffffu, give1, 1);
-            const float low[4] = {v[0], v[1], got0, got1}, high[4] = {got0, got1, v[2], v[3]};
+    if constexpr (sizeof(T) == 2) {
+        if (is_wide) { /* lanes swap pairs with their neighbours: 8 bytes each */
+            const frag_a<T> v = a_of_c<T>(left, right);
             const int c = t % 2 ? 6 + 2 * t : 2 * t;
-            if (r < n_rows && c < n_cols && t % 2)
-                store<T, 4>(to + r * ld + c, high);
-            else if (r < n_rows && c < n_cols)
-                store<T, 4>(to + r * ld + c, low);
-        } else if (is_wide) {
-            const float one[2] = {v[0], v[1]}, two[2] = {v[2], v[3]};
-            if (r < n_rows && 2 * t < n_cols)
-                store<T, 2>(to + r * ld + 2 * t, one);
-            if (r < n_rows && 8 + 2 * t < n_cols)
-                store<T, 2>(to + r * ld + 8 + 2 * t, two);
-        } else {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int c = i / 2 * 8 + 2 * t + i % 2;
-                if (r < n_rows && c < n_cols)
-                    to[r * ld + c] = from_f32<T>(v[i]);
+            for (int half = 0; half < 2; half++) {
+                const uint32_t low = v.r[half], high = v.r[2 + half];
+                const uint32_t got = __shfl_xor_sync(0xffffffffu, t % 2 ? low : high, 1);
+                if (g + half * 8 < n_rows && c < n_cols)
+                    *reinterpret_cast<uint2 *>(to + (g + half * 8) * (int)ld + c) =
+                        t % 2 ? uint2{got, high} : uint2{low, got};
             }
+            return;
         }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) { /* pairs: row g, g + 8; columns 2t, 8 + 2t */
+        const int r = g + i % 2 * 8, c = i / 2 * 8 + 2 * t;
+        const frag_c &from = i / 2 ? right : left;
+        const float v[2] = {from.r[i % 2 * 2], from.r[i % 2 * 2 + 1]};
+        if (is_wide && r < n_rows && c < n_cols)
+            store<T, 2>(to + r * (int)ld + c, v);
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (!is_wide && r < n_rows && c + k < n_cols)
+                to[r * (int)ld + c + k] = from_f32<T>(v[k]);
     }
 }
 

@@ -16,57 +16,54 @@
 #include "cuda_ops.cuh"
 #include "ssd_grad.cuh"
 
-/* The sums of a head over its slices, and after the last one ddt and the chunk's share of the
- * parameter gradients. One warp; t rises with lanes. */
+/* What pulls at an item's tokens, for finish: pull of products that end or begin at the token, x .
+ * dxs, dy . x, and what pulls at the chunk's end. A thread a token. */
 template <class S>
-__device__ __forceinline__ void finish(grad_smem<S> *w, const grad_args<typename S::T> &o,
-                                       int parity, int slice, int n_slices, int h, int chunk,
-                                       int row0, int n)
+__device__ __forceinline__ void keep_sums(float4 *sums, const grad_smem<S> *w, int parity, int n)
+{
+    const int t = (int)threadIdx.x;
+    if (t >= n)
+        return;
+    float4 v = {0, 0, w->diag[t], 0};
+#pragma unroll
+    for (int k = 0; k < S::NS; k++)
+        v.x += k <= t / 16 ? w->slot[k][t] : 0.0f;
+#pragma unroll
+    for (int c = 0; c < S::WC; c++) {
+        v.x += w->pull[c][t];
+        v.y += w->direct[c][t];
+        v.w += w->behind[c][t];
+    }
+    if (t == n - 1)
+#pragma unroll
+        for (int i = 0; i < S::WARPS; i++)
+            v.w += w->through[parity][i];
+    sums[t] = v;
+}
+
+/* ddt and the chunk's share of the parameter gradients of head h, from its slices' sums. One warp;
+ * t rises with lanes. */
+template <class S>
+__device__ void finish(const grad_smem<S> *w, const grad_args<typename S::T> &o, const float4 *sums,
+                       int slices, int h, int chunk, int row0, int n)
 {
     using T = typename S::T;
-    const head_tokens_of<S> *head = &w->head[parity];
     const int lane = lane_id();
     const float a = -expf(o.a_log[h]);
-    float pull[S::PER], direct[S::PER], dyx[S::PER], at_end = 0;
+    float4 v[S::PER];
+    float delta[S::PER], at_end = 0;
 #pragma unroll
     for (int i = 0; i < S::PER; i++) {
         const int t = lane * S::PER + i;
-        pull[i] = direct[i] = dyx[i] = 0;
-        if (t >= S::QT)
-            continue;
-        float begins = 0;
-#pragma unroll
-        for (int c = 0; c < S::WC; c++) {
-            begins += w->begins[c][t];
-            pull[i] += w->ends[c][t];
-            direct[i] += w->direct[c][t];
+        delta[i] = t < n ? o.delta[(int64_t)(row0 + t) * o.H + h] : 0.0f;
+        v[i] = float4{0, 0, 0, 0};
+        for (int slice = 0; slice < slices && t < n; slice++) {
+            const float4 s = sums[slice * S::QT + t];
+            v[i] = float4{v[i].x + s.x, v[i].y + s.y, v[i].z + s.z, v[i].w + s.w};
         }
-        at_end += begins;
-        pull[i] += w->pull[t] - begins;
-        dyx[i] = w->dyx[t];
-        if (slice > 0) {
-            pull[i] += w->sum_pull[t];
-            direct[i] += w->sum_direct[t];
-            dyx[i] += w->sum_dyx[t];
-        }
+        at_end += v[i].w;
     }
     at_end = warp_sum(at_end);
-#pragma unroll
-    for (int i = 0; i < S::WARPS; i++)
-        at_end += head->from_start[n - 1] * w->through[i];
-#pragma unroll
-    for (int i = 0; i < S::PER; i++) {
-        const int t = lane * S::PER + i;
-        if (t == n - 1)
-            pull[i] += at_end;
-        if (slice + 1 < n_slices && t < S::QT) {
-            w->sum_pull[t] = pull[i];
-            w->sum_direct[t] = direct[i];
-            w->sum_dyx[t] = dyx[i];
-        }
-    }
-    if (slice + 1 < n_slices)
-        return;
 
     /* A running sum from the right that a document's first token ends. */
     float run = 0;
@@ -75,7 +72,8 @@ __device__ __forceinline__ void finish(grad_smem<S> *w, const grad_args<typename
     for (int i = S::PER - 1; i >= 0; i--) {
         const int t = lane * S::PER + i;
         const bool is_first = t < S::QT && w->start[t] == t;
-        run = is_first ? 0.0f : run + pull[i];
+        v[i].x += t == n - 1 ? at_end : 0.0f;
+        run = is_first ? 0.0f : run + v[i].x;
         has_first = has_first || is_first;
     }
 #pragma unroll
@@ -96,15 +94,13 @@ __device__ __forceinline__ void finish(grad_smem<S> *w, const grad_args<typename
         const int t = lane * S::PER + i;
         if (t >= n)
             continue;
-        const bool is_first = w->start[t] == t;
-        const float delta = head->delta[t];
-        run = is_first ? 0.0f : run + pull[i];
+        run = w->start[t] == t ? 0.0f : run + v[i].x;
         /* softplus'(v) = 1 - exp(-softplus(v)) */
-        const float ddt = (direct[i] + a * run) * -expm1f(-delta);
+        const float ddt = (v[i].y + a * run) * -expm1f(-delta[i]);
         o.ddt.p[(int64_t)(row0 + t) * o.ddt.ld + h] = from_f32<T>(ddt);
         share[0] += ddt;
-        share[1] += a * delta * run;
-        share[2] += dyx[i];
+        share[1] += a * delta[i] * run;
+        share[2] += v[i].z;
     }
 #pragma unroll
     for (int i = 0; i < 3; i++) {
@@ -120,95 +116,163 @@ __device__ __forceinline__ void round_dcb(typename S::T *to, const grad_smem<S> 
                                           int strips)
 {
     using T = typename S::T;
-    for_tiles<S>(at.warp, strips, [&](int tile, int ts, int ss) {
+    for (int ts = at.strip + at.wc; ts < strips; ts += S::WC) {
+        const int tile = ts * (ts + 1) / 2 + at.strip;
 #pragma unroll
         for (int j = 0; j < 2; j++) {
             const float4 v = w->dcb[tile * 64 + j * 32 + at.tid % 32];
-            T *p = to + (ss * 16 + at.g) * S::LDQ + ts * 16 + j * 8 + at.q * 2;
+            T *p = to + (at.strip * 16 + at.g) * S::LDQ + ts * 16 + j * 8 + at.q * 2;
             store<T, 2>(p, {v.x, v.y});
             store<T, 2>(p + 8 * S::LDQ, {v.z, v.w});
         }
-    });
+    }
 }
 
 /* sum += dcb C (TO_B: rows are s, k runs over t) or dcb^T B (rows are t, k runs over s). */
 template <class S, bool TO_B>
-__device__ __forceinline__ void add_pairs(frag_c (&sum)[S::RT][S::NB][2], const typename S::T *dcb,
+__device__ __forceinline__ void add_pairs(frag_c (&sum)[S::NB][2], const typename S::T *dcb,
                                           const typename S::T *other, const place &at, int N,
                                           int strips)
 {
     using T = typename S::T;
-    for (int k = 0; k < strips; k++) {
-        frag_a<T> a[S::RT];
-        bool has[S::RT];
-#pragma unroll
-        for (int r = 0; r < S::RT; r++) {
-            const int strip = strip_of<S>(at, r);
-            has[r] = TO_B ? k >= strip : k <= strip && strip < strips;
-            if (has[r] && TO_B)
-                load_a<T>(a[r], dcb + strip * 16 * S::LDQ + k * 16, S::LDQ);
-            else if (has[r])
-                load_a_t<T>(a[r], dcb + k * 16 * S::LDQ + strip * 16, S::LDQ);
-        }
+    const int begin = TO_B ? at.strip : 0, end = TO_B || at.strip >= strips ? strips : at.strip + 1;
+#pragma unroll 1
+    for (int k = begin; k < end; k++) {
+        frag_a<T> a;
+        if (TO_B)
+            load_a<T>(a, dcb + at.strip * 16 * S::LDQ + k * 16, S::LDQ);
+        else
+            load_a_t<T>(a, dcb + k * 16 * S::LDQ + at.strip * 16, S::LDQ);
 #pragma unroll
         for (int block = 0; block < S::NB; block++) {
             const int n0 = (at.wc * S::NB + block) * 16;
-            if (n0 >= N)
-                continue;
+            if (ssd_is_pad<T>(n0, N))
+                break;
             frag_b<T> b[2];
             load_b2_t<T>(b, other + k * 16 * S::LDN + n0, S::LDN);
-#pragma unroll
-            for (int r = 0; r < S::RT; r++)
-                if (has[r]) {
-                    mma<T>(sum[r][block][0], a[r], b[0]);
-                    mma<T>(sum[r][block][1], a[r], b[1]);
-                }
+            mma<T>(sum[block][0], a, b[0]);
+            mma<T>(sum[block][1], a, b[1]);
         }
     }
 }
 
 template <class S>
-__device__ __forceinline__ void write_sum(mat<typename S::T> to,
-                                          const frag_c (&sum)[S::RT][S::NB][2], const place &at,
-                                          int n, int N, bool is_wide)
+__device__ __forceinline__ void write_sum(mat<typename S::T> to, const frag_c (&sum)[S::NB][2],
+                                          const place &at, int n, int N, bool is_wide)
 {
+    const int row = at.strip * 16;
 #pragma unroll
-    for (int r = 0; r < S::RT; r++)
-#pragma unroll
-        for (int block = 0; block < S::NB; block++) {
-            const int row = strip_of<S>(at, r) * 16, col = (at.wc * S::NB + block) * 16;
-            store_c2<typename S::T>(to.p + row * to.ld + col, to.ld, sum[r][block][0],
-                                    sum[r][block][1], n - row, N - col, is_wide);
-        }
+    for (int block = 0; block < S::NB; block++) {
+        const int col = (at.wc * S::NB + block) * 16;
+        store_c2<typename S::T>(to.p + row * to.ld + col, to.ld, sum[block][0], sum[block][1],
+                                n - row, N - col, is_wide);
+    }
 }
 
-/* D . S, by warp. */
-template <class S> __device__ __forceinline__ void dot_states(grad_smem<S> *w, const place &at)
+template <class S>
+__device__ __forceinline__ const typename S::T *state_at(const grad_smem<S> *w, int place)
+{
+    return w->state[not_before(place)];
+}
+
+/* D . S, the part of this warp. */
+template <class S>
+__device__ __forceinline__ float dot_states(const typename S::T *d, const typename S::T *s,
+                                            const place &at)
 {
     using T = typename S::T;
-    constexpr int V = wide<T>::n, ROW = S::NT / V;
-    float dot = 0;
+    constexpr int step = S::WARPS / S::PB; /* a warp has a block of rows */
+    const int warp = not_before(at.warp);
+    const int from = warp % S::PB * 16 * S::LDN + warp / S::PB * 16;
+    frag_c dots[2] = {};
+    float v[2];
 #pragma unroll
-    for (int i = at.tid; i < S::PS * ROW; i += S::THREADS) {
-        const int from = i / ROW * S::LDN + i % ROW * V;
-        float s[V], d[V];
-        load<T, V>(s, w->s + from);
-        load<T, V>(d, w->d + from);
-#pragma unroll
-        for (int e = 0; e < V; e++)
-            dot += s[e] * d[e];
+    for (int i = 0; i < S::NT / 16; i += step) {
+        frag_a<T> a;
+        frag_b<T> b[2];
+        load_a<T>(a, s + from + i * 16, S::LDN);
+        load_b2<T>(b, d + from + i * 16, S::LDN);
+        mma<T>(dots[0], a, b[0]);
+        mma<T>(dots[1], a, b[1]);
     }
-    dot = warp_sum(dot);
-    if (at.tid % 32 == 0)
-        w->through[at.warp] = dot;
+    static_assert(S::WARPS % S::PB == 0 && S::NT / 16 % step == 0, "as many for each warp");
+    diagonal(v, dots, at);
+    return warp_sum(has_diagonal(at) ? v[0] + v[1] : 0.0f);
+}
+
+/* The part of an item that D gives: dxs and dB; by token (has_diagonal), what pulls. */
+template <class S>
+__device__ __forceinline__ void
+from_behind(frag_c (&dxs)[S::CB][2], frag_c (&db)[S::NB][2], float (&behind)[2],
+            const grad_smem<S> *w, const head_tokens_of<S> *head,
+            const frag_a<typename S::T> (&x)[S::PB], int d, const place &at, int N)
+{
+    using T = typename S::T;
+    float scale[2];
+    frag_c dots[2] = {};
+    const int s0 = at.strip * 16 + at.g;
+    if (at.wc * S::CB < S::PB)
+        grad_x_behind<S>(dxs, w, state_at<S>(w, d), at, N);
+#pragma unroll
+    for (int k = 0; k < S::PB; k++)
+#pragma unroll
+        for (int c = 0; c < S::CB; c++)
+            if (is_own<S>(at, k, c))
+                add_dots<T>(dots, x[k], dxs[c]);
+    diagonal(behind, dots, at);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float to_end = head->to_end[s0 + 8 * i];
+        scale[i] = to_end * head->delta[s0 + 8 * i];
+        behind[i] *= scale[i];
+#pragma unroll
+        for (int c = 0; c < S::CB; c++)
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                dxs[c][k / 2].r[2 * i + k % 2] *= to_end;
+    }
+    grad_b_behind<S>(db, x, scale, state_at<S>(w, d), at, N);
+}
+
+/* From dxs: dx and x . dxs by token, in f32: of few tokens it cancels, and rounded dxs would not.
+ */
+template <class S>
+__device__ __forceinline__ void
+finish_x(frag_c (&dxs)[S::CB][2], float (&direct)[2], const float (&delta)[2],
+         const frag_a<typename S::T> (&x)[S::PB], const frag_a<typename S::T> (&dy)[S::PB],
+         mat<typename S::T> dx, float skip, const place &at, int n, int n_cols, bool is_wide)
+{
+    using T = typename S::T;
+    const int s0 = at.strip * 16;
+#pragma unroll
+    for (int c = 0; c < S::CB; c++) {
+        const int col = (at.wc * S::CB + c) * 16;
+#pragma unroll
+        for (int k = 0; k < S::PB; k++)
+            if (is_own<S>(at, k, c)) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    const frag_c y = c_of_a(dy[k], j), v = c_of_a(x[k], j);
+#pragma unroll
+                    for (int i = 0; i < 4; i++) {
+                        direct[i / 2] += v.r[i] * dxs[c][j].r[i];
+                        dxs[c][j].r[i] = delta[i / 2] * dxs[c][j].r[i] + skip * y.r[i];
+                    }
+                }
+            }
+        store_c2<T>(dx.p + s0 * (int)dx.ld + col, dx.ld, dxs[c][0], dxs[c][1], n - s0, n_cols - col,
+                    is_wide);
+    }
 }
 
 /* Chunk blockIdx.x of all sequences, group blockIdx.y.
- * Block: 32 WR WC threads. Shared memory: struct grad_smem. N is NT at most; G divides H.
- * Memory, a head of a chunk: x, dy, dx (QT,P) once each, S and D (P,N) once; a chunk: B, C, dB, dC
- * (QT,N). FLOPs, a head: 6 QT P N + 4 (QT^2 + 16 QT)/2 P. Loads of the next head run under the
- * products of this one: dy through all of it, D and x under dC, S under dB.
- * Deterministic: every sum has one order and one owner. */
+ * Block: 32 NS WC threads. Shared memory: struct grad_smem. N is NT at most; G divides H.
+ * Memory, a head of a chunk: x, dy, dx (QT,P) once each, S and D (P,N) once, 56 QT bytes of what
+ * pulls; a chunk: B, C, dB, dC (QT,N). FLOPs, a head: 6 QT P N + 4 (QT^2 + 16 QT)/2 P. Copies run
+ * half a head to a whole one ahead of their products.
+ * Deterministic: every sum has one order and one owner.
+ *
+ * Two phases an item: D gives dxs and dB; S gives dC, and the pairs are walked through. */
 template <class S>
 __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S::T> o)
 {
@@ -221,113 +285,135 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
     const int t_first = z * S::QT, n = min(S::QT, o.n_tokens - t_first), strips = (n + 15) / 16;
     const int row0 = b * o.n_tokens + t_first;
     const int heads = o.H / o.G, slices = (o.P + S::PS - 1) / S::PS, N = o.N;
+    const int end = (g + 1) * heads, s0 = at.strip * 16 + at.g;
 
-    /* Item i is slice i % slices of head i / slices of the group. */
-    const auto head_of = [&](int i) { return g * heads + i / slices; };
-    const auto tokens_of = [&](mat<const T> m, int i) {
-        const int64_t col = (int64_t)head_of(i) * o.P + i % slices * S::PS;
-        return m.p + (int64_t)row0 * m.ld + col;
+    const auto fetch_channels = [&](T *to, mat<const T> from, int head, int slice) {
+        const int col = head * o.P + slice * S::PS;
+        if (head < end)
+            ssd_load<S::QT, S::PS, S::THREADS>(to, from.p + (int64_t)row0 * from.ld + col, from.ld,
+                                               n, o.P - slice * S::PS, o.is_wide);
     };
-    const auto state_of = [&](const T *p, int i) {
-        return p + (((int64_t)chunk * o.H + head_of(i)) * o.P + i % slices * S::PS) * N;
-    };
-    const auto channels_of = [&](int i) { return min(S::PS, o.P - i % slices * S::PS); };
-    const auto fetch_tokens = [&](T *to, mat<const T> from, int i) {
-        if (i < heads * slices)
-            ssd_load<S::QT, S::PS, S::THREADS>(to, tokens_of(from, i), from.ld, n, channels_of(i),
+    const auto fetch_state = [&](T *to, const T *from, int head, int slice) {
+        const int64_t row = ((int64_t)chunk * o.H + head) * o.P + slice * S::PS;
+        if (head < end)
+            ssd_load<S::PS, S::NT, S::THREADS>(to, from + row * N, N, o.P - slice * S::PS, N,
                                                o.is_wide);
-        copy_commit();
     };
-    const auto fetch_state = [&](T *to, const T *from, int i) {
-        if (i < heads * slices)
-            ssd_load<S::PS, S::NT, S::THREADS>(to, state_of(from, i), N, channels_of(i), N,
-                                               o.is_wide);
-        copy_commit();
+    const auto tokens_of = [&](int head) {
+        return reinterpret_cast<head_tokens_of<S> *>(o.tokens) + (int64_t)chunk * o.H + head;
     };
-    const auto load_head =
-        [&](int i) { /* by the last warp */
-                     if (i % slices == 0 && i < heads * slices && at.warp == S::WARPS - 1)
-                         head_tokens<S>(w, i / slices & 1,
-                                        o.delta + (int64_t)row0 * o.H + head_of(i), o.H,
-                                        -expf(o.a_log[head_of(i)]), n);
-        };
+    const auto fetch_tokens = [&](head_tokens_of<S> *to, int head) {
+        constexpr int pieces = sizeof(head_tokens_of<S>) / 16;
+        if (head < end && at.tid < pieces)
+            copy16_async(reinterpret_cast<char *>(to) + 16 * at.tid,
+                         reinterpret_cast<const char *>(tokens_of(head)) + 16 * at.tid);
+        static_assert(pieces <= S::THREADS, "one each");
+    };
+    float4 *sums = o.sums + ((int64_t)chunk * o.H + g * heads) * slices * S::QT;
 
+    int head_no = g * heads, slice = 0;
+    int d = 0, state = 1, spare = 2; /* places in the ring */
     ssd_load<S::QT, S::NT, S::THREADS>(w->b, o.b.p + (int64_t)row0 * o.b.ld + (int64_t)g * N,
                                        o.b.ld, n, N, o.is_wide);
     ssd_load<S::QT, S::NT, S::THREADS>(w->c, o.c.p + (int64_t)row0 * o.c.ld + (int64_t)g * N,
                                        o.c.ld, n, N, o.is_wide);
     copy_commit();
-    fetch_tokens(w->dy[0], o.dy, 0);
-    fetch_tokens(w->x, o.x, 0);
-    fetch_state(w->d, o.D, 0);
+    fetch_state(w->state[d], o.D, head_no, 0);
+    fetch_channels(w->x, o.x, head_no, 0);
+    if (S::RING == 3)
+        fetch_state(w->state[state], o.S, head_no, 0);
+    copy_commit();
     if (at.warp == 0)
         find_documents<S>(w, o.seg ? o.seg + row0 : NULL, t_first, n);
-    copy_wait<3>();
-    __syncthreads();
-    load_head(0);
-    pair_cb<S>(w, at, N, strips);
     copy_wait<1>();
     __syncthreads();
+    pair_cb<S>(w, at, N, strips);
+    for (int h = g * heads + at.warp; h < end; h += S::WARPS)
+        head_tokens<S>(tokens_of(h), w, o.delta + (int64_t)row0 * o.H + h, o.H, -expf(o.a_log[h]),
+                       n);
+    __syncthreads();
+    fetch_tokens(&w->head[0], head_no);
+    copy_commit();
 
-    frag_c db[S::RT][S::NB][2] = {}, dc[S::RT][S::NB][2] = {};
+    frag_c db[S::NB][2] = {}, dc[S::NB][2] = {};
+#pragma unroll 1
     for (int i = 0; i < heads * slices; i++) {
-        const int parity = i / slices & 1, h = head_of(i);
+        const int parity = i & 1, next_slice = slice + 1 < slices ? slice + 1 : 0;
+        const int next = head_no + (next_slice == 0 ? 1 : 0);
+        frag_c dxs[S::CB][2] = {};
+        frag_a<T> x[S::PB], dy[S::PB];
+        float behind[2], direct[2] = {}, pull[2];
         const head_tokens_of<S> *head = &w->head[parity];
-        const T *dy = w->dy[i & 1];
-        fetch_tokens(w->dy[(i + 1) & 1], o.dy, i + 1);
-        pairs<S>(w, dy, parity, at, strips);
-        if (i > 0 && at.warp == S::WARPS - 1)
-            finish<S>(w, o, (i - 1) / slices & 1, (i - 1) % slices, slices, head_of(i - 1), chunk,
-                      row0, n);
-        copy_wait<1>(); /* D */
-        __syncthreads();
-
-        const mat<T> dx = {o.dx.p + (int64_t)row0 * o.dx.ld + (int64_t)h * o.P + i % slices * S::PS,
-                           o.dx.ld};
-        grad_x<S>(w, dy, parity, dx, o.skip[h], at, n, channels_of(i), N, strips, o.is_wide);
-        __syncthreads(); /* m is free: S takes its place */
-
-        fetch_state(w->s, o.S, i);
-        float scale[S::RT][2];
-#pragma unroll
-        for (int r = 0; r < S::RT; r++)
-#pragma unroll
-            for (int k = 0; k < 2; k++) {
-                const int s = strip_of<S>(at, r) * 16 + at.g + 8 * k;
-                scale[r][k] = head->to_end[s] * head->delta[s];
-            }
-        through_state<S>(db, w->begins[at.wc], w->x, w->d, w->b, scale, at, N);
         copy_wait<0>();
-        __syncthreads(); /* x is free, S is there */
+        __syncthreads(); /* D, x and tokens are there, the last S and dy are free */
 
-        fetch_tokens(w->x, o.x, i + 1);
-        dot_states<S>(w, at);
-        for (int t = at.tid; t < S::QT; t += S::THREADS) {
-            float sum = 0;
-            for (int k = 0; k < strips && t < strips * 16; k++)
-                sum += w->slot[k][t];
-            w->pull[t] = sum;
-            w->dyx[t] = t < n ? w->diag[t] : 0.0f;
+        fetch_channels(w->dy, o.dy, head_no, slice);
+        copy_commit();
+        if (S::RING == 3)
+            fetch_state(w->state[spare], o.D, next, next_slice);
+        else
+            fetch_state(w->state[state], o.S, head_no, slice);
+        fetch_tokens(&w->head[parity ^ 1], next);
+        copy_commit();
+        if (i > 0)
+            keep_sums<S>(sums + (i - 1) * S::QT, w, parity ^ 1, n);
+#pragma unroll
+        for (int k = 0; k < S::PB; k++)
+            load_a<T>(x[k], w->x + at.strip * 16 * S::LDP + k * 16, S::LDP);
+        from_behind<S>(dxs, db, behind, w, head, x, d, at, N);
+        if (S::RING == 2) {
+            copy_wait<0>();
+            __syncthreads();
         }
-        load_head(i + 1);
-        __syncthreads(); /* D is free */
+        const float through = dot_states<S>(state_at<S>(w, d), state_at<S>(w, state), at);
+        if (at.tid % 32 == 0)
+            w->through[parity][at.warp] = head->from_start[n - 1] * through;
+        copy_wait<1>();
+        __syncthreads(); /* dy is there (and S), D and x are free */
 
-        fetch_state(w->d, o.D, i + 1);
+        fetch_channels(w->x, o.x, next, next_slice);
+        fetch_state(w->state[d], S::RING == 3 ? o.S : o.D, next, next_slice);
+        copy_commit();
+        pair_rows rows = {
+            {head->cum[s0], head->cum[s0 + 8]}, {head->delta[s0], head->delta[s0 + 8]}, {0, 0}};
+        if (at.wc * S::CB < S::PB)
+            pairs<S>(dxs, rows, w, head, x, at, strips);
 #pragma unroll
-        for (int r = 0; r < S::RT; r++)
+        for (int k = 0; k < S::PB; k++)
+            load_a<T>(dy[k], w->dy + at.strip * 16 * S::LDP + k * 16, S::LDP);
+        if (at.wc * S::CB < S::PB)
+            finish_x<S>(
+                dxs, direct, rows.delta, x, dy,
+                mat<T>{o.dx.p + (int64_t)row0 * o.dx.ld + head_no * o.P + slice * S::PS, o.dx.ld},
+                o.skip[head_no], at, n, o.P - slice * S::PS, o.is_wide);
+        const float scale[2] = {head->from_start[s0], head->from_start[s0 + 8]};
+        grad_c_before<S>(dc, pull, dy, scale, w, state_at<S>(w, state), at, N);
 #pragma unroll
-            for (int k = 0; k < 2; k++)
-                scale[r][k] = head->from_start[strip_of<S>(at, r) * 16 + at.g + 8 * k];
-        through_state<S>(dc, w->ends[at.wc], dy, w->s, w->c, scale, at, N);
-        copy_wait<1>(); /* x */
-        __syncthreads();
+        for (int k = 0; k < 2; k++) {
+            const float begin = rows.delta[k] * sum_of_4(rows.begin[k]), dot = sum_of_4(direct[k]);
+            if (has_diagonal(at)) {
+                w->pull[at.wc][s0 + 8 * k] = pull[k] - behind[k] - (at.wc == 0 ? begin : 0.0f);
+                w->direct[at.wc][s0 + 8 * k] = dot;
+                w->behind[at.wc][s0 + 8 * k] = behind[k];
+            }
+        }
+        if (S::RING == 3) {
+            const int free = state;
+            state = d;
+            d = spare;
+            spare = free;
+        }
+        head_no = next;
+        slice = next_slice;
     }
-    const int last = heads * slices - 1;
-    if (at.warp == S::WARPS - 1)
-        finish<S>(w, o, last / slices & 1, last % slices, slices, head_of(last), chunk, row0, n);
+    copy_wait<0>();
+    __syncthreads();
+    keep_sums<S>(sums + (heads * slices - 1) * S::QT, w, (heads * slices - 1) & 1, n);
     T *dcb = w->x;
     round_dcb<S>(dcb, w, at, strips);
     __syncthreads();
+    for (int h = at.warp; h < heads; h += S::WARPS)
+        finish<S>(w, o, sums + h * slices * S::QT, slices, g * heads + h, chunk, row0, n);
     add_pairs<S, true>(db, dcb, w->c, at, N, strips);
     add_pairs<S, false>(dc, dcb, w->b, at, N, strips);
     write_sum<S>(mat<T>{o.db.p + (int64_t)row0 * o.db.ld + (int64_t)g * N, o.db.ld}, db, at, n, N,
@@ -361,7 +447,7 @@ static __global__ void k_ssd_grad_params(float *ddt_bias, float *da_log, float *
  * smallest for 16-bit elements fits 64 KB. */
 template <class T, class F> static void with_shape(int P, int N, size_t smem_bytes, F f)
 {
-    using large = grad_shape<T, 128, 128, 64, 2>;
+    using large = grad_shape<T, 128, 128, 64, 1>;
     using middle = grad_shape<T, 64, 128, 32, 2>;
     using small = grad_shape<T, 32, 256, 16, 4>;
     if (N <= 128 && P > 32 && sizeof(grad_smem<large>) <= smem_bytes)
@@ -384,25 +470,30 @@ template <class F> static void with_shape_of(enum dtype dtype, int P, int N, siz
     });
 }
 
-/* Workspace: S, D, shares of parameters, what the states want. */
+/* Workspace: S and D; tokens, sums and shares of parameters; what the states want. */
 struct bwd_work {
-    size_t states, params, spans;
+    size_t states, tokens, sums, params, spans, all;
 };
-static bwd_work work_of(int B, int T, int H, int P, int N, int QT, size_t element)
+template <class S> static bwd_work work_of(int B, int T, int H, int P, int N)
 {
-    const size_t BZ = (size_t)B * (size_t)((T + QT - 1) / QT), bytes = BZ * (size_t)H;
     const auto padded = [](size_t n) { return (n + 255) / 256 * 256; };
-    return bwd_work{padded(bytes * (size_t)P * (size_t)N * element),
-                    padded(bytes * 3 * sizeof(float)), ssd_spans_bytes(B, T, H, P, N)};
+    const size_t heads = (size_t)B * (size_t)((T + S::QT - 1) / S::QT) * (size_t)H;
+    const size_t slices = (size_t)((P + S::PS - 1) / S::PS);
+    bwd_work w = {};
+    w.states = padded(heads * (size_t)P * (size_t)N * sizeof(typename S::T));
+    w.tokens = padded(heads * sizeof(head_tokens_of<S>));
+    w.sums = padded(heads * slices * S::QT * sizeof(float4));
+    w.params = padded(heads * 3 * sizeof(float));
+    w.spans = ssd_spans_bytes(B, T, H, P, N);
+    w.all = 2 * w.states + w.tokens + w.sums + w.params + w.spans;
+    return w;
 }
 
 size_t cuda_ssd_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     size_t bytes = 0;
     with_shape_of(dev->act_dtype, s->P, s->N, cuda_of(dev)->smem_bytes, [&](auto shape) {
-        using S = decltype(shape);
-        const bwd_work w = work_of(s->B, s->T, s->H, s->P, s->N, S::QT, sizeof(typename S::T));
-        bytes = 2 * w.states + w.params + w.spans;
+        bytes = work_of<decltype(shape)>(s->B, s->T, s->H, s->P, s->N).all;
     });
     return bytes;
 }
@@ -413,14 +504,16 @@ static void grad(struct dev *dev, grad_args<typename S::T> *o, const struct tens
                  const struct ssd_in *in)
 {
     using T = typename S::T;
-    const bwd_work work = work_of(in->B, in->T, in->H, in->P, in->N, S::QT, sizeof(T));
-    assert(dev->work_bytes >= 2 * work.states + work.params + work.spans);
-    char *at = (char *)dev->work;
+    const bwd_work work = work_of<S>(in->B, in->T, in->H, in->P, in->N);
+    assert(dev->work_bytes >= work.all);
+    char *const at = (char *)dev->work, *const tokens = at + 2 * work.states;
     T *states = (T *)at, *dstates = (T *)(at + work.states);
-    void *spans = at + 2 * work.states + work.params;
     o->S = states;
     o->D = dstates;
-    o->dparam = (float *)(at + 2 * work.states);
+    o->tokens = (float *)tokens;
+    o->sums = (float4 *)(tokens + work.tokens);
+    o->dparam = (float *)(tokens + work.tokens + work.sums);
+    void *spans = tokens + work.tokens + work.sums + work.params;
     o->Z = (in->T + S::QT - 1) / S::QT;
     cuda_ssd_states(dev, states, S::QT, spans, in);
     cuda_ssd_dstates(dev, dstates, dy, S::QT, spans, in);

@@ -16,21 +16,21 @@ template <class T> struct fwd_out {
     bool is_wide;        /* y's rows */
 };
 
-/* Shared memory: S::stages of (x, B), C, M, two of steps. */
+/* Shared memory: S::stages of (x, B), C, M, 2 S::batch of steps. */
 template <class S> struct fwd_smem {
     using T = typename S::T;
     static constexpr int x_size = S::heads * S::Q * S::ldx, b_size = S::Q * S::ldb;
     static constexpr int m_size = S::heads * S::Q * S::ldm;
     static constexpr size_t bytes =
         sizeof(T) * (size_t)(S::stages * (x_size + b_size) + b_size + m_size) +
-        2 * sizeof(ssd_steps<S>);
+        2 * S::batch * sizeof(ssd_steps<S>);
     static_assert(bytes <= 64 * 1024, "fits any GPU");
     ssd_steps<S> *steps;
     T *c, *m, *x_b; /* x, then B */
     __device__ __forceinline__ explicit fwd_smem(unsigned char *all)
     {
         steps = reinterpret_cast<ssd_steps<S> *>(all);
-        c = reinterpret_cast<T *>(steps + 2);
+        c = reinterpret_cast<T *>(steps + 2 * S::batch);
         m = c + b_size;
         x_b = m + m_size;
     }
@@ -52,8 +52,9 @@ __device__ __forceinline__ void make_m(T *m, const T *c, const T *b, const ssd_s
 {
     constexpr int tiles = S::Q / 16 * (S::Q / 16 + 1) / 2;
     const int g = lane_id() / 4, t = lane_id() % 4;
-    for (int i = (int)threadIdx.x / 32; i < tiles; i += S::warps) {
-        const int row = i == 0 ? 0 : 16, col = i == 2 ? 16 : 0;
+    for (int i = (int)threadIdx.x / 32; i < tiles * S::heads; i += S::warps) {
+        const int tile = i % tiles, head = i / tiles;
+        const int row = tile == 0 ? 0 : 16, col = tile == 2 ? 16 : 0;
         static_assert(tiles <= 3, "tiles (0,0) (1,0) (1,1)");
         frag_c cb[2] = {};
 #pragma unroll
@@ -67,21 +68,19 @@ __device__ __forceinline__ void make_m(T *m, const T *c, const T *b, const ssd_s
             mma<T>(cb[0], a, to[0]);
             mma<T>(cb[1], a, to[1]);
         }
-#pragma unroll 1
-        for (int head = 0; head < S::heads; head++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) { /* pairs: row g, g + 8; columns 2t, 8 + 2t */
-                const int tt = row + g + j % 2 * 8, u = col + j / 2 * 8 + 2 * t;
-                float v[2];
+        for (int j = 0; j < 4; j++) { /* pairs: row g, g + 8; columns 2t, 8 + 2t */
+            const int tt = row + g + j % 2 * 8, u = col + j / 2 * 8 + 2 * t;
+            float v[2];
 #pragma unroll
-                for (int k = 0; k < 2; k++) {
-                    const bool ok = u + k <= tt && steps->doc[u + k] == steps->doc[tt];
-                    const float far = steps->cum[head][tt] - steps->cum[head][u + k];
-                    const float w = ok ? ssd_exp(far, T{}) * steps->delta[head][u + k] : 0.0f;
-                    v[k] = w * cb[j / 2].r[j % 2 * 2 + k];
-                }
-                store<T, 2>(m + (head * S::Q + tt) * S::ldm + u, v);
+            for (int k = 0; k < 2; k++) {
+                const bool ok = u + k <= tt && steps->doc[u + k] == steps->doc[tt];
+                const float far = steps->cum[head][tt] - steps->cum[head][u + k];
+                const float w = ok ? ssd_exp(far, T{}) * steps->delta[head][u + k] : 0.0f;
+                v[k] = w * cb[j / 2].r[j % 2 * 2 + k];
             }
+            store<T, 2>(m + (head * S::Q + tt) * S::ldm + u, v);
+        }
     }
 }
 
@@ -193,7 +192,7 @@ __device__ __forceinline__ void store_y(const fwd_out<T> &out, const fwd_acc<S> 
  * A chunk: C B^T and M, C S^T | barrier | M x, y leaves, the state moves on. Copies of the next x
  * and B run all the while, that of C from the barrier on. */
 template <class S>
-__global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
+__global__ void __launch_bounds__(S::threads, S::blocks)
     k_ssd_fwd(fwd_out<typename S::T> out, ssd_view<typename S::T> in)
 {
     using T = typename S::T;
@@ -212,11 +211,16 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
     ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at, begin, at.g * in.N, in.N);
     ssd_load_x<S>(sm.x_at(0), in.x, in, at, begin);
     copy_commit();
-    ssd_scan<S>(sm.steps, ssd_read_token<S>(in, at, begin), in, at, begin, out.delta);
-    int now = 0;
-    for (int t0 = begin; t0 < end; t0 += S::Q, now ^= 1) {
-        const int t1 = t0 + S::Q;
-        const bool has_next = t1 < end;
+    const int n = (end - begin + S::Q - 1) / S::Q, own = ssd_step_chunk<S>();
+    const auto token_of = [&](int i) { return i < n ? begin + i * S::Q : at.len; };
+    ssd_scan<S>(sm.steps + own, ssd_read_token<S>(in, at, token_of(own)), in, at, token_of(own),
+                out.delta);
+    ssd_token<T> next = {};
+#pragma unroll 1
+    for (int i = 0; i < n; i++) {
+        const int t0 = token_of(i), t1 = token_of(i + 1), now = i % 2;
+        const int after = i - i % S::batch + S::batch + own; /* its chunk of the next batch */
+        const bool has_next = i + 1 < n;
         copy_wait<0>();
         __syncthreads();
         if (has_next && S::stages == 2) {
@@ -224,8 +228,9 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
             ssd_load_x<S>(sm.x_at(now ^ 1), in.x, in, at, t1);
             copy_commit();
         }
-        const ssd_token next = ssd_read_token<S>(in, at, has_next ? t1 : at.len);
-        const ssd_steps<S> *steps = sm.steps + now;
+        if (i % S::batch == S::batch - 2)
+            next = ssd_read_token<S>(in, at, token_of(after));
+        const ssd_steps<S> *steps = sm.steps + i % (2 * S::batch);
         const int stage = S::stages == 2 ? now : 0;
         const T *x = sm.x_at(stage), *b = sm.b_at(stage);
         make_m<S>(sm.m, sm.c, b, steps, in.N);
@@ -242,7 +247,9 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
         ssd_advance<S>(s, x, b, steps->tail, steps->through, in.N);
         if (!has_next)
             break;
-        ssd_scan<S>(sm.steps + (now ^ 1), next, in, at, t1, out.delta);
+        if (i % S::batch == S::batch - 1)
+            ssd_scan<S>(sm.steps + after % (2 * S::batch), next, in, at, token_of(after),
+                        out.delta);
         if (S::stages == 1) {
             __syncthreads();
             ssd_load_rows<S, S::NP>(sm.b_at(0), in.b, in, at, t1, at.g * in.N, in.N);

@@ -1,10 +1,11 @@
 /* ssd_grad: one chunk of the gradient of the SSD scan: its tile sizes, its shared memory and the
  * phases that the heads of a group go through; ssd_bwd.cu says what is computed and in which order.
  *
- * A block's warps stand in WR rows and WC columns. Rows of a product (tokens) are dealt out in
- * strips of 16, strip wr and its mirror image to a row of warps, so that triangles weigh the same
- * everywhere; columns in blocks of 16. Pairs (s, t) of tokens, s not after t, are dealt out in
- * tiles of 16x16, which lie in shared memory as fragments: tile, lane, element. */
+ * A strip is 16 tokens and belongs to WC warps: dx, dB and dC of its tokens are made there from
+ * fragments that stay in registers, so that warps meet only where a tile in shared memory changes
+ * hands. WC warps of a strip share out the columns of B and C, and channels, in blocks of 16. Pairs
+ * (s, t) of tokens, s not after t, come in tiles of 16x16, s by t, which belong to the strip of s;
+ * what is kept of them lies in shared memory as fragments: tile, lane, element. */
 #ifndef HM_SSD_GRAD_CUH
 #define HM_SSD_GRAD_CUH
 
@@ -13,32 +14,37 @@
 template <class Type, int TOKENS, int STATE, int SLICE, int COLUMNS> struct grad_shape {
     using T = Type;
     static constexpr int QT = TOKENS, NT = STATE, PS = SLICE, WC = COLUMNS;
-    static constexpr int NS = QT / 16, RT = NS > 1 ? 2 : 1, WR = NS / RT;
-    static constexpr int WARPS = WR * WC, THREADS = 32 * WARPS;
-    static constexpr int NB = NT / 16 / WC; /* column blocks of B and C a warp */
+    static constexpr int NS = QT / 16, WARPS = NS * WC, THREADS = 32 * WARPS;
+    static constexpr int NB = NT / 16 / WC;          /* column blocks of B and C a warp */
+    static constexpr int PB = PS / 16;               /* blocks of channels, */
+    static constexpr int CB = PB > WC ? PB / WC : 1; /* of which a warp has so many */
     static constexpr int LDN = tile_ld<T>(NT), LDP = tile_ld<T>(PS), LDQ = tile_ld<T>(QT);
     static constexpr int TILES = NS * (NS + 1) / 2;
     static constexpr int PER = QT > 32 ? QT / 32 : 1; /* tokens of a lane */
-    static_assert(NT % (16 * WC) == 0 && QT % (16 * RT) == 0, "whole fragments");
+    /* States in shared memory: D and S of a head, and the next D where 64 KB need not do. */
+    static constexpr int RING = sizeof(T) == 2 && NT == 256 ? 2 : 3;
+    static_assert(NT % (16 * WC) == 0 && QT % 16 == 0, "whole fragments");
     static_assert(PS * NT % (wide<T>::n * THREADS) == 0, "whole packs");
-    static_assert(3 * LDP >= LDQ, "the sum over heads fits where x and dy were");
+    static_assert(2 * LDP >= LDQ, "the sum over heads fits where x and dy were");
 };
 
 /* Inputs and outputs as in ops.h. S: state before each chunk, D: gradient of the state behind it,
- * both (B,Z,H,P,N). dparam (B*Z,H,3): a chunk's shares of dt_bias, a_log, skip. */
+ * both (B,Z,H,P,N). Of a chunk, head (and slice of PS channels): tokens, what head_tokens makes;
+ * sums, what finish makes of them. dparam (B*Z,H,3): a chunk's shares of dt_bias, a_log, skip. */
 template <class T> struct grad_args {
     mat<T> dx, ddt, db, dc;
     mat<const T> dy, x, b, c;
     const T *S, *D;
     const float *delta, *a_log, *skip;
     const int32_t *seg;
-    float *dparam;
+    float *tokens, *dparam;
+    float4 *sums;
     int n_tokens, Z, H, P, N, G;
     bool is_wide; /* 16 bytes at a time: rows of all of these, and each head's part of them */
 };
 
 /* What a head's tokens are multiplied with; see head_tokens. */
-template <class S> struct head_tokens_of {
+template <class S> struct alignas(16) head_tokens_of {
     float cum[S::QT], rise[S::QT], delta[S::QT], from_start[S::QT], to_end[S::QT];
 };
 
@@ -51,38 +57,40 @@ template <class T> struct alignas(16) kept_a {
 template <class S> struct grad_smem {
     using T = typename S::T;
     alignas(16) T b[S::QT * S::LDN], c[S::QT * S::LDN];
-    T x[S::QT * S::LDP], dy[2][S::QT * S::LDP]; /* then the sum of dCB over heads */
-    T d[S::PS * S::LDN];
-    union {
-        T s[S::PS * S::LDN];
-        kept_a<T> m[S::TILES * 32];
-    };
+    T x[S::QT * S::LDP], dy[S::QT * S::LDP]; /* then the sum of dCB over heads */
+    T state[S::RING][S::PS * S::LDN];        /* D, S, D, S ... in turn */
     kept_a<T> cb[S::TILES * 32];
     float4 dcb[S::TILES * 64];
     head_tokens_of<S> head[2];
-    float slot[S::NS][S::QT]; /* pulls of pairs: of t by strips before it, of s by strips behind */
-    float diag[S::QT];        /* dy_t . x_t */
-    float pull[S::QT], dyx[S::QT]; /* sums of the two, kept for finish */
-    float direct[S::WC][S::QT], ends[S::WC][S::QT], begins[S::WC][S::QT];
-    float sum_pull[S::QT], sum_direct[S::QT], sum_dyx[S::QT]; /* over slices of a head */
-    float through[S::WARPS];
-    int start[S::QT]; /* first token of t's document, -1: before the chunk */
+    float slot[S::NS][S::QT];   /* pulls of pairs on t, by the strip of s */
+    float diag[S::QT];          /* dy_t . x_t */
+    float pull[S::WC][S::QT];   /* the other pulls */
+    float direct[S::WC][S::QT]; /* x_t . dxs_t */
+    float behind[S::WC][S::QT]; /* the part of it that came from D, times delta */
+    float through[2][S::WARPS]; /* S . D as it pulls, of two items */
+    int start[S::QT];           /* first token of t's document, -1: before the chunk */
     int n_live, n_cut;
 };
 
-/* Where a thread stands. */
+/* Where a thread stands. Strips are dealt out so that the triangles of the warps of one scheduler
+ * (every fourth) weigh the same. */
 struct place {
-    int tid, warp, wr, wc, g, q;
+    int tid, warp, wc, g, q, strip;
 };
 template <class S> __device__ __forceinline__ place place_of()
 {
-    const int tid = (int)threadIdx.x, warp = tid / 32, lane = tid % 32;
-    return place{tid, warp, warp / S::WC, warp % S::WC, lane / 4, lane % 4};
+    const int tid = (int)threadIdx.x, warp = tid / 32, lane = tid % 32, wr = warp / S::WC;
+    const int strip = wr < (S::NS + 1) / 2 ? wr : S::NS - 1 - (wr - (S::NS + 1) / 2);
+    return place{tid, warp, warp % S::WC, lane / 4, lane % 4, strip};
 }
-/* Strip number rt of a warp. */
-template <class S> __device__ __forceinline__ int strip_of(const place &at, int rt)
+
+/* v, from which nothing is derived earlier than here: addresses that were made before the loop over
+ * heads would cost more registers than there are. */
+__device__ __forceinline__ int not_before(int v)
 {
-    return rt == 0 ? at.wr : S::NS - 1 - at.wr;
+    uint32_t r = (uint32_t)v;
+    forget_register(r);
+    return (int)r;
 }
 
 __device__ __forceinline__ float sum_of_4(float v) /* over the lanes that share a row */
@@ -90,11 +98,15 @@ __device__ __forceinline__ float sum_of_4(float v) /* over the lanes that share 
     v += __shfl_xor_sync(0xffffffffu, v, 1);
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
-__device__ __forceinline__ float sum_of_8(float v) /* over the lanes that share a column */
+/* v[2j+e] of column (j,e) of a lane's quad, summed over the lanes that share a column; the sum is
+ * that of j = lane / 16, e = lane / 8 % 2. */
+__device__ __forceinline__ float sum_columns(const float (&v)[4])
 {
-    v += __shfl_xor_sync(0xffffffffu, v, 4);
-    v += __shfl_xor_sync(0xffffffffu, v, 8);
-    return v + __shfl_xor_sync(0xffffffffu, v, 16);
+    const bool hi = lane_id() & 16, mid = lane_id() & 8;
+    const float a = (hi ? v[2] : v[0]) + __shfl_xor_sync(0xffffffffu, hi ? v[0] : v[2], 16);
+    const float b = (hi ? v[3] : v[1]) + __shfl_xor_sync(0xffffffffu, hi ? v[1] : v[3], 16);
+    const float c = (mid ? b : a) + __shfl_xor_sync(0xffffffffu, mid ? a : b, 8);
+    return c + __shfl_xor_sync(0xffffffffu, c, 4);
 }
 
 /* Where documents begin; the first warp. */
@@ -123,14 +135,13 @@ __device__ __forceinline__ void find_documents(grad_smem<S> *w, const int32_t *s
 }
 
 /* Step sizes of a head and decays, as powers of 2: cum_t = log2 of what is left at t of the state
- * before the chunk, rise from the first token of t's strip, to_end from t to the chunk's end. One
- * warp. */
+ * before the chunk, rise from the first token of t's strip, to_end from t to the chunk's end; rise
+ * is 0 where a document begins between. One warp. */
 template <class S>
-__device__ __forceinline__ void head_tokens(grad_smem<S> *w, int parity, const float *delta, int H,
-                                            float a, int n)
+__device__ __forceinline__ void head_tokens(head_tokens_of<S> *to, const grad_smem<S> *w,
+                                            const float *delta, int H, float a, int n)
 {
     const int lane = lane_id();
-    head_tokens_of<S> *to = &w->head[parity];
     float d[S::PER], cum[S::PER], sum = 0;
 #pragma unroll
     for (int i = 0; i < S::PER; i++) {
@@ -159,30 +170,19 @@ __device__ __forceinline__ void head_tokens(grad_smem<S> *w, int parity, const f
             continue;
         to->delta[t] = d[i];
         to->cum[t] = cum[i];
-        to->rise[t] = exp2_fast(cum[i] - origin);
+        to->rise[t] = w->start[t] <= t / 16 * 16 ? exp2_fast(cum[i] - origin) : 0.0f;
         to->from_start[t] = t < w->n_live ? exp2_fast(cum[i]) : 0.0f;
         to->to_end[t] = t >= w->n_cut ? exp2_fast(end - cum[i]) : 0.0f;
     }
 }
 
-/* Calls f(tile, ts, ss) for the tiles of a warp, over `strips` strips of tokens. */
-template <class S, class F> __device__ __forceinline__ void for_tiles(int warp, int strips, F f)
-{
-    int ts = 0, ss = warp;
-    for (int tile = warp;; tile += S::WARPS, ss += S::WARPS) {
-        while (ss > ts)
-            ss -= ++ts;
-        if (ts >= strips)
-            return;
-        f(tile, ts, ss);
-    }
-}
-
-/* B_s . C_t of all pairs, rounded to T: what products read of it is. */
+/* B_s . C_t of a strip's pairs, rounded to T: what products read of it is. */
 template <class S> __device__ void pair_cb(grad_smem<S> *w, const place &at, int N, int strips)
 {
     using T = typename S::T;
-    for_tiles<S>(at.warp, strips, [&](int tile, int ts, int ss) {
+    const int lane = at.tid % 32, ss = at.strip;
+    for (int ts = ss + at.wc; ts < strips; ts += S::WC) {
+        const int tile = ts * (ts + 1) / 2 + ss;
         frag_c c[2] = {};
         for (int k = 0; k < N; k += 16) {
             frag_a<T> a;
@@ -192,10 +192,9 @@ template <class S> __device__ void pair_cb(grad_smem<S> *w, const place &at, int
             mma<T>(c[0], a, b[0]);
             mma<T>(c[1], a, b[1]);
         }
-        const int lane = at.tid % 32;
         w->cb[tile * 32 + lane].a = a_of_c<T>(c[0], c[1]);
         w->dcb[tile * 64 + lane] = w->dcb[tile * 64 + 32 + lane] = float4{0, 0, 0, 0};
-    });
+    }
 }
 
 /* Elements 4j .. 4j+3 of an A fragment that two neighbouring C made: those of the j-th. */
@@ -211,246 +210,216 @@ template <class T> __device__ __forceinline__ frag_c c_of_a(const frag_a<T> &a, 
     return c;
 }
 
-/* A tile's decays from s (rows) to t; 0 where s is after t or in another document. */
-template <class S>
-__device__ __forceinline__ void decays(frag_c (&d)[2], const grad_smem<S> *w,
-                                       const head_tokens_of<S> *head, const place &at, int ts,
-                                       int ss)
+/* sum += a c^T of 16x16 elements, of which only the diagonal is wanted: dot products of rows, by
+ * tensor cores. */
+template <class T>
+__device__ __forceinline__ void add_dots(frag_c (&sum)[2], const frag_a<T> &a, const frag_c (&c)[2])
 {
-    const int s0 = ss * 16 + at.g;
-    const float origin = head->cum[ts * 16];
-    float c[2];
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        c[i] = ss < ts ? exp2_fast(origin - head->cum[s0 + 8 * i]) : head->cum[s0 + 8 * i];
-#pragma unroll
-    for (int j = 0; j < 2; j++)
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const int t = ts * 16 + j * 8 + at.q * 2 + e;
-            const float rise = head->rise[t], cum = head->cum[t];
-            const int start = w->start[t];
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int s = s0 + 8 * i;
-                const float v = ss < ts ? c[i] * rise : s <= t ? exp2_fast(cum - c[i]) : 0.0f;
-                d[j].r[2 * i + e] = s >= start ? v : 0.0f;
-            }
-        }
+    mma<T>(sum[0], a, b_of_ct<T>(c[0], c[1], 0));
+    mma<T>(sum[1], a, b_of_ct<T>(c[0], c[1], 1));
+}
+/* Elements (g,g) and (g+8,g+8), in the lane that has them: has_diagonal. */
+__device__ __forceinline__ bool has_diagonal(const place &at)
+{
+    return at.q == at.g / 2;
+}
+__device__ __forceinline__ void diagonal(float (&v)[2], const frag_c (&sum)[2], const place &at)
+{
+    v[0] = at.g % 2 ? sum[0].r[1] : sum[0].r[0];
+    v[1] = at.g % 2 ? sum[1].r[3] : sum[1].r[2];
 }
 
-/* Sums of a tile's pulls over its rows and columns into their slots. Of a tile on the diagonal both
- * meet in one. */
-template <class S>
-__device__ __forceinline__ void add_pulls(grad_smem<S> *w, const frag_c (&v)[2], const place &at,
-                                          int ts, int ss)
+/* A block of channels, k, of a strip, is number c of this warp's. */
+template <class S> __device__ __forceinline__ bool is_own(const place &at, int k, int c)
 {
-    float row[2];
+    return at.wc * S::CB + c == k;
+}
+
+/* A strip's rows of pairs: where its tokens stand in the decays. */
+struct pair_rows {
+    float cum[2], delta[2];
+    float begin[2]; /* pulls of pairs that begin at s, over delta */
+};
+
+/* A tile of a strip's pairs, s by t of strip ts: m; the sum of dCB over heads; pulls, those on t
+ * into their slot. IS_DIAGONAL: ts is the strip itself, else it lies behind. */
+template <class S, bool IS_DIAGONAL>
+__device__ __forceinline__ frag_a<typename S::T>
+pair_tile(pair_rows &rows, grad_smem<S> *w, const head_tokens_of<S> *head,
+          const frag_a<typename S::T> (&x)[S::PB], const place &at, int ts, int tile)
+{
+    using T = typename S::T;
+    const int lane = at.tid % 32, s0 = at.strip * 16 + at.g, t0 = ts * 16 + at.q * 2;
+    frag_c gram[2] = {}, m[2];
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-        row[i] = sum_of_4(v[0].r[2 * i] + v[0].r[2 * i + 1] + v[1].r[2 * i] + v[1].r[2 * i + 1]);
-    if (at.q == 0)
+    for (int k = 0; k < S::PB; k++) {
+        frag_b<T> b[2];
+        load_b2<T>(b, w->dy + ts * 16 * S::LDP + k * 16, S::LDP);
+        mma<T>(gram[0], x[k], b[0]);
+        mma<T>(gram[1], x[k], b[1]);
+    }
+    const frag_a<T> cb = w->cb[tile * 32 + lane].a;
+    float c[2], column[4] = {};
+    if (!IS_DIAGONAL) {
+        const float origin = head->cum[ts * 16];
+        const int start = w->start[ts * 16];
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            w->slot[ts][ss * 16 + at.g + 8 * i] = -row[i];
-    __syncwarp();
+            c[i] = s0 + 8 * i >= start ? exp2_fast(origin - rows.cum[i]) : 0.0f;
+    }
 #pragma unroll
-    for (int j = 0; j < 2; j++)
+    for (int j = 0; j < 2; j++) {
+        const frag_c cb_j = c_of_a(cb, j);
+        float rise[2], dcb[4];
+        load<float, 2>(rise, (IS_DIAGONAL ? head->cum : head->rise) + t0 + j * 8);
 #pragma unroll
-        for (int e = 0; e < 2; e++) {
-            const float column = sum_of_8(v[j].r[e] + v[j].r[2 + e]);
-            float *to = &w->slot[ss][ts * 16 + j * 8 + at.q * 2 + e];
-            if (at.g == 0)
-                *to = ss == ts ? *to + column : column;
+        for (int i = 0; i < 4; i++) {
+            const int s = s0 + i / 2 * 8, t = t0 + j * 8 + i % 2;
+            float decay;
+            if (IS_DIAGONAL)
+                decay = s <= t && s >= w->start[t] ? exp2_fast(rise[i % 2] - rows.cum[i / 2]) : 0;
+            else
+                decay = c[i / 2] * rise[i % 2];
+            m[j].r[i] = cb_j.r[i] * decay;
+            dcb[i] = gram[j].r[i] * (decay * rows.delta[i / 2]);
+            if (IS_DIAGONAL && s == t && at.wc == 0)
+                w->diag[t] = gram[j].r[i];
+            const float pull = IS_DIAGONAL && s == t ? 0.0f : gram[j].r[i] * m[j].r[i];
+            rows.begin[i / 2] += pull;
+            column[2 * j + i % 2] += pull * rows.delta[i / 2];
         }
+        if (at.wc == 0) {
+            float4 *const sum = &w->dcb[tile * 64 + j * 32 + lane];
+            const float4 old = *sum;
+            *sum = float4{old.x + dcb[0], old.y + dcb[1], old.z + dcb[2], old.w + dcb[3]};
+        }
+    }
+    const float sum = sum_columns(column);
+    if (at.wc == 0 && lane % 8 < 4)
+        w->slot[at.strip][ts * 16 + lane / 16 * 8 + at.q * 2 + lane / 8 % 2] = sum;
+    return a_of_c<T>(m[0], m[1]);
 }
 
-/* The chunk's pairs: m, the sum of dCB over heads, pulls. */
-template <class S>
-__device__ __forceinline__ void pairs(grad_smem<S> *w, const typename S::T *dy, int parity,
-                                      const place &at, int strips)
-{
-    using T = typename S::T;
-    const head_tokens_of<S> *head = &w->head[parity];
-    for_tiles<S>(at.warp, strips, [&](int tile, int ts, int ss) {
-        frag_c gram[2] = {}, d[2];
-#pragma unroll
-        for (int k = 0; k < S::PS; k += 16) {
-            frag_a<T> a;
-            frag_b<T> b[2];
-            load_a<T>(a, w->x + ss * 16 * S::LDP + k, S::LDP);
-            load_b2<T>(b, dy + ts * 16 * S::LDP + k, S::LDP);
-            mma<T>(gram[0], a, b[0]);
-            mma<T>(gram[1], a, b[1]);
-        }
-        decays(d, w, head, at, ts, ss);
-        const int lane = at.tid % 32, s0 = ss * 16 + at.g;
-        const frag_a<T> cb = w->cb[tile * 32 + lane].a;
-        const float delta[2] = {head->delta[s0], head->delta[s0 + 8]};
-        frag_c m[2];
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            float4 *sum = &w->dcb[tile * 64 + j * 32 + lane];
-            float4 dcb = *sum;
-            const frag_c cb_j = c_of_a(cb, j);
-            float *const to[4] = {&dcb.x, &dcb.y, &dcb.z, &dcb.w};
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int s = s0 + i / 2 * 8, t = ts * 16 + j * 8 + at.q * 2 + i % 2;
-                const float v = gram[j].r[i] * d[j].r[i] * delta[i / 2];
-                *to[i] += v;
-                m[j].r[i] = cb_j.r[i] * d[j].r[i];
-                if (s == t)
-                    w->diag[t] = gram[j].r[i];
-                gram[j].r[i] = s == t ? 0.0f : v * cb_j.r[i];
-            }
-            *sum = dcb;
-        }
-        w->m[tile * 32 + lane].a = a_of_c<T>(m[0], m[1]);
-        add_pulls(w, gram, at, ts, ss);
-    });
-}
-
-/* From dxs, columns col0 .. : dx and, added by token, x . dxs. */
+/* A strip's pairs: dxs += m dy, and what pair_tile says. */
 template <class S>
 __device__ __forceinline__ void
-finish_x(float (&direct)[S::RT][2], frag_c (&dxs)[S::RT][2], const grad_smem<S> *w,
-         const typename S::T *dy, const head_tokens_of<S> *head, mat<typename S::T> dx, float skip,
-         const place &at, int col0, int n, int n_cols, bool is_wide)
+pairs(frag_c (&dxs)[S::CB][2], pair_rows &rows, grad_smem<S> *w, const head_tokens_of<S> *head,
+      const frag_a<typename S::T> (&x)[S::PB], const place &at, int strips)
 {
     using T = typename S::T;
+    const auto add = [&](const frag_a<T> &m, int ts) {
 #pragma unroll
-    for (int r = 0; r < S::RT; r++) {
-        const int s0 = strip_of<S>(at, r) * 16;
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const int s = s0 + at.g + 8 * i, col = col0 + j * 8 + at.q * 2;
-                float *v = dxs[r][j].r + 2 * i, x[2], y[2];
-                load<T, 2>(x, w->x + s * S::LDP + col);
-                load<T, 2>(y, dy + s * S::LDP + col);
-                direct[r][i] += x[0] * v[0] + x[1] * v[1];
-                v[0] = head->delta[s] * v[0] + skip * y[0];
-                v[1] = head->delta[s] * v[1] + skip * y[1];
-            }
-        store_c2<T>(dx.p + s0 * dx.ld + col0, dx.ld, dxs[r][0], dxs[r][1], n - s0, n_cols - col0,
-                    is_wide);
-    }
-}
-
-/* dxs = to_end D B + m dy of a warp's strips and columns; dx and, by token, x . dxs. */
-template <class S>
-__device__ __forceinline__ void grad_x(grad_smem<S> *w, const typename S::T *dy, int parity,
-                                       mat<typename S::T> dx, float skip, const place &at, int n,
-                                       int n_cols, int N, int strips, bool is_wide)
-{
-    using T = typename S::T;
-    const head_tokens_of<S> *head = &w->head[parity];
-    float direct[S::RT][2] = {};
+        for (int c = 0; c < S::CB; c++) {
+            frag_b<T> b[2];
+            load_b2_t<T>(b, w->dy + ts * 16 * S::LDP + (at.wc * S::CB + c) * 16, S::LDP);
+            mma<T>(dxs[c][0], m, b[0]);
+            mma<T>(dxs[c][1], m, b[1]);
+        }
+    };
+    int ts = not_before(at.strip), tile = ts * (ts + 1) / 2 + ts;
+    if (ts >= strips)
+        return;
+    add(pair_tile<S, true>(rows, w, head, x, at, ts, tile), ts);
 #pragma unroll 1
-    for (int col0 = at.wc * 16; col0 < S::PS; col0 += S::WC * 16) {
-        frag_c acc[S::RT][2] = {};
-#pragma unroll 4
-        for (int k = 0; k < N; k += 16) {
-            frag_b<T> b[2];
-            load_b2<T>(b, w->d + col0 * S::LDN + k, S::LDN);
-#pragma unroll
-            for (int r = 0; r < S::RT; r++) {
-                frag_a<T> a;
-                load_a<T>(a, w->b + strip_of<S>(at, r) * 16 * S::LDN + k, S::LDN);
-                mma<T>(acc[r][0], a, b[0]);
-                mma<T>(acc[r][1], a, b[1]);
-            }
-        }
-#pragma unroll
-        for (int r = 0; r < S::RT; r++)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                acc[r][i / 4].r[i % 4] *=
-                    head->to_end[strip_of<S>(at, r) * 16 + at.g + i % 4 / 2 * 8];
-        for (int ts = at.wr; ts < strips; ts++) {
-            frag_b<T> b[2];
-            load_b2_t<T>(b, dy + ts * 16 * S::LDP + col0, S::LDP);
-#pragma unroll
-            for (int r = 0; r < S::RT; r++) {
-                const int ss = strip_of<S>(at, r);
-                if (ss > ts)
-                    continue;
-                const frag_a<T> a = w->m[(ts * (ts + 1) / 2 + ss) * 32 + at.tid % 32].a;
-                mma<T>(acc[r][0], a, b[0]);
-                mma<T>(acc[r][1], a, b[1]);
-            }
-        }
-        finish_x<S>(direct, acc, w, dy, head, dx, skip, at, col0, n, n_cols, is_wide);
-    }
-#pragma unroll
-    for (int r = 0; r < S::RT; r++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const float sum = sum_of_4(direct[r][i]);
-            if (at.q == 0)
-                w->direct[at.wc][strip_of<S>(at, r) * 16 + at.g + 8 * i] = sum;
-        }
+    for (tile += ++ts; ts < strips; tile += ++ts)
+        add(pair_tile<S, false>(rows, w, head, x, at, ts, tile), ts);
 }
 
-/* sum += scale_t (row_t . state) over a warp's strips and columns of N, and, by token, the dot
- * product of what was added with other_t. */
+/* dxs = D B, unscaled. */
 template <class S>
-__device__ __forceinline__ void
-through_state(frag_c (&sum)[S::RT][S::NB][2], float *dots, const typename S::T *rows,
-              const typename S::T *state, const typename S::T *other,
-              const float (&scale)[S::RT][2], const place &at, int N)
+__device__ __forceinline__ void grad_x_behind(frag_c (&dxs)[S::CB][2], const grad_smem<S> *w,
+                                              const typename S::T *d, const place &at, int N)
 {
     using T = typename S::T;
-    frag_a<T> a[S::RT][S::PS / 16];
-    float dot[S::RT][2] = {};
+#pragma unroll 4
+    for (int n = 0; n < S::NT; n += 16) {
+        if (ssd_is_pad<T>(n, N))
+            break;
+        frag_a<T> a;
+        load_a<T>(a, w->b + at.strip * 16 * S::LDN + n, S::LDN);
 #pragma unroll
-    for (int r = 0; r < S::RT; r++)
+        for (int c = 0; c < S::CB; c++) {
+            frag_b<T> b[2];
+            load_b2<T>(b, d + (at.wc * S::CB + c) * 16 * S::LDN + n, S::LDN);
+            mma<T>(dxs[c][0], a, b[0]);
+            mma<T>(dxs[c][1], a, b[1]);
+        }
+    }
+}
+
+/* Rows g and g+8 of a times w[0] and w[1]. */
+template <class T>
+__device__ __forceinline__ frag_a<T> scaled_rows(const frag_a<T> &a, const float (&w)[2])
+{
+    frag_c c[2];
 #pragma unroll
-        for (int k = 0; k < S::PS / 16; k++)
-            load_a<T>(a[r][k], rows + strip_of<S>(at, r) * 16 * S::LDP + k * 16, S::LDP);
+    for (int j = 0; j < 2; j++) {
+        c[j] = c_of_a(a, j);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            c[j].r[i] *= w[i / 2];
+    }
+    return a_of_c<T>(c[0], c[1]);
+}
+
+/* dB += (scale x) D */
+template <class S>
+__device__ __forceinline__ void
+grad_b_behind(frag_c (&db)[S::NB][2], const frag_a<typename S::T> (&x)[S::PB],
+              const float (&scale)[2], const typename S::T *d, const place &at, int N)
+{
+    using T = typename S::T;
+#pragma unroll
+    for (int k = 0; k < S::PB; k++) {
+        const frag_a<T> a = scaled_rows<T>(x[k], scale);
+#pragma unroll
+        for (int block = 0; block < S::NB; block++) {
+            const int n0 = (at.wc * S::NB + block) * 16;
+            frag_b<T> b[2];
+            if (ssd_is_pad<T>(n0, N))
+                break;
+            load_b2_t<T>(b, d + k * 16 * S::LDN + n0, S::LDN);
+            mma<T>(db[block][0], a, b[0]);
+            mma<T>(db[block][1], a, b[1]);
+        }
+    }
+}
+
+/* dC += scale (dy S); by token (has_diagonal), scale C . (dy S). */
+template <class S>
+__device__ __forceinline__ void grad_c_before(frag_c (&dc)[S::NB][2], float (&pull)[2],
+                                              const frag_a<typename S::T> (&dy)[S::PB],
+                                              const float (&scale)[2], const grad_smem<S> *w,
+                                              const typename S::T *state, const place &at, int N)
+{
+    using T = typename S::T;
+    frag_c dots[2] = {};
 #pragma unroll
     for (int block = 0; block < S::NB; block++) {
         const int n0 = (at.wc * S::NB + block) * 16;
-        frag_b<T> b[S::PS / 16][2];
-        if (n0 >= N)
-            continue;
+        frag_c v[2] = {};
+        frag_a<T> c;
+        if (ssd_is_pad<T>(n0, N))
+            break;
 #pragma unroll
-        for (int k = 0; k < S::PS / 16; k++)
-            load_b2_t<T>(b[k], state + k * 16 * S::LDN + n0, S::LDN);
-#pragma unroll
-        for (int r = 0; r < S::RT; r++) {
-            frag_c v[2] = {};
-#pragma unroll
-            for (int k = 0; k < S::PS / 16; k++) {
-                mma<T>(v[0], a[r][k], b[k][0]);
-                mma<T>(v[1], a[r][k], b[k][1]);
-            }
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int t = strip_of<S>(at, r) * 16 + at.g + 8 * i;
-                    float o[2];
-                    load<T, 2>(o, other + t * S::LDN + n0 + j * 8 + at.q * 2);
-#pragma unroll
-                    for (int e = 0; e < 2; e++) {
-                        const float fresh = v[j].r[2 * i + e];
-                        sum[r][block][j].r[2 * i + e] += scale[r][i] * fresh;
-                        dot[r][i] += o[e] * fresh;
-                    }
-                }
+        for (int k = 0; k < S::PB; k++) {
+            frag_b<T> b[2];
+            load_b2_t<T>(b, state + k * 16 * S::LDN + n0, S::LDN);
+            mma<T>(v[0], dy[k], b[0]);
+            mma<T>(v[1], dy[k], b[1]);
         }
+        load_a<T>(c, w->c + at.strip * 16 * S::LDN + n0, S::LDN);
+        add_dots<T>(dots, c, v);
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                dc[block][j].r[i] += scale[i / 2] * v[j].r[i];
     }
+    diagonal(pull, dots, at);
 #pragma unroll
-    for (int r = 0; r < S::RT; r++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const float v = scale[r][i] * sum_of_4(dot[r][i]);
-            if (at.q == 0)
-                dots[strip_of<S>(at, r) * 16 + at.g + 8 * i] = v;
-        }
+    for (int i = 0; i < 2; i++)
+        pull[i] *= scale[i];
 }
 
 #endif

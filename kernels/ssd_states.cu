@@ -9,29 +9,29 @@ template <class T> struct walk_out {
     T *states;     /* (B,Z,H,P,N) before each chunk of `chunk` tokens; NULL: ends and decays */
     float *ends;   /* (B,spans,H,P,N): from zero (states NULL: written), else where to start */
     float *decays; /* (B,spans,H) */
-    int chunk;
-    bool is_wide; /* states */
+    int chunk;     /* a power of 2 where there are states */
+    bool is_wide;  /* states */
 };
 
-/* Shared memory: S::stages of (x, B), two of steps. */
+/* Shared memory: S::walk_stages of (x, B), 2 S::batch of steps. */
 template <class S> struct walk_smem {
     using T = typename S::T;
     static constexpr int x = S::heads * S::Q * S::ldx, b = S::Q * S::ldb;
     static constexpr size_t bytes =
-        sizeof(T) * (size_t)(S::stages * (x + b)) + 2 * sizeof(ssd_steps<S>);
+        sizeof(T) * (size_t)(S::walk_stages * (x + b)) + 2 * S::batch * sizeof(ssd_steps<S>);
 };
 
 /* One block S::heads heads of one group (x), one span (y), one sequence (z); shared memory
  * walk_smem. N P multiply-adds a head and token; in memory x and B once, and P N elements a chunk
  * and head written. IS_REVERSE: in.x is dy, in.b is C, chunks run from the end. Deterministic. */
 template <class S, bool IS_REVERSE>
-__global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
+__global__ void __launch_bounds__(S::threads, S::blocks)
     k_ssd_walk(walk_out<typename S::T> out, ssd_view<typename S::T> in)
 {
     using T = typename S::T;
     SHARED_DYN(unsigned char, all);
     ssd_steps<S> *steps = reinterpret_cast<ssd_steps<S> *>(all);
-    T *const tiles = reinterpret_cast<T *>(steps + 2);
+    T *const tiles = reinterpret_cast<T *>(steps + 2 * S::batch);
     const ssd_heads at = ssd_heads_of<S>(in);
     const int begin = (int)blockIdx.y * in.span, end = min(begin + in.span, at.len);
     if (!out.states && (IS_REVERSE ? begin == 0 : begin + in.span >= at.len))
@@ -39,44 +39,61 @@ __global__ void __launch_bounds__(S::threads, S::warps == 4 ? 2 : 1)
     const int Z = (at.len + out.chunk - 1) / out.chunk, n = (end - begin + S::Q - 1) / S::Q;
     const int64_t PN = (int64_t)in.P * in.N;
     const int64_t n_span = (int64_t)(at.n_span + (int)blockIdx.y) * in.H + at.h0;
-    auto token_of = [&](int i) { return begin + (IS_REVERSE ? n - 1 - i : i) * S::Q; };
-    auto fetch = [&](int i, int stage) {
-        T *const to = tiles + stage * (walk_smem<S>::x + walk_smem<S>::b);
-        ssd_load_x<S>(to, in.x, in, at, token_of(i));
-        ssd_load_rows<S, S::NP>(to + walk_smem<S>::x, in.b, in, at, token_of(i), at.g * in.N, in.N);
+    const int own = ssd_step_chunk<S>();
+    auto token_of = [&](int i) {
+        return i < n ? begin + (IS_REVERSE ? n - 1 - i : i) * S::Q : at.len;
+    };
+    constexpr int stages = S::walk_stages;
+    auto tile_of = [&](int i) { return tiles + i % stages * (walk_smem<S>::x + walk_smem<S>::b); };
+    auto fetch = [&](int i) {
+        if (i < n) {
+            T *const to = tile_of(i);
+            ssd_load_x<S>(to, in.x, in, at, token_of(i));
+            ssd_load_rows<S, S::NP>(to + walk_smem<S>::x, in.b, in, at, token_of(i), at.g * in.N,
+                                    in.N);
+        }
         copy_commit();
     };
     ssd_state<S> s;
     float decay = 1; /* of head threadIdx.x */
     ssd_load_state<S>(s, out.states && out.ends ? out.ends + n_span * PN : nullptr, in.P, in.N,
                       at.n_heads);
-    fetch(0, 0);
-    ssd_scan<S>(steps, ssd_read_token<S>(in, at, token_of(0)), in, at, token_of(0), nullptr);
+#pragma unroll
+    for (int i = 0; i < max(stages - 1, 1); i++)
+        fetch(i);
+    ssd_scan<S>(steps + own, ssd_read_token<S>(in, at, token_of(own)), in, at, token_of(own),
+                nullptr);
+    ssd_token<T> next = {};
+#pragma unroll 1
     for (int i = 0; i < n; i++) {
-        const int now = i % 2, stage = S::stages == 2 ? now : 0, t0 = token_of(i);
+        const ssd_steps<S> *now = steps + i % (2 * S::batch);
+        const int t0 = token_of(i);
+        const int after = i - i % S::batch + S::batch + own; /* its chunk of the next batch */
         const bool has_next = i + 1 < n;
-        copy_wait<0>();
+        copy_wait<stages == 3 ? 1 : 0>();
         __syncthreads();
-        if (has_next && S::stages == 2)
-            fetch(i + 1, now ^ 1);
-        const ssd_token next = ssd_read_token<S>(in, at, has_next ? token_of(i + 1) : at.len);
+        if (stages > 1)
+            fetch(i + stages - 1);
+        if (i % S::batch == S::batch - 2)
+            next = ssd_read_token<S>(in, at, token_of(after));
         /* the chunk's first step in walking order */
         if (out.states &&
-            ((IS_REVERSE ? t0 + S::Q : t0) % out.chunk == 0 || (IS_REVERSE && i == 0)))
+            (((IS_REVERSE ? t0 + S::Q : t0) & (out.chunk - 1)) == 0 || (IS_REVERSE && i == 0)))
             ssd_store_state<S>(out.states +
                                    (((int64_t)at.b * Z + t0 / out.chunk) * in.H + at.h0) * PN,
                                s, in.P, in.N, at.n_heads, out.is_wide);
         if ((int)threadIdx.x < S::heads)
-            decay *= steps[now].through[threadIdx.x];
-        const T *x = tiles + stage * (walk_smem<S>::x + walk_smem<S>::b);
-        ssd_advance<S>(s, x, x + walk_smem<S>::x, IS_REVERSE ? steps[now].into : steps[now].tail,
-                       steps[now].through, in.N);
+            decay *= now->through[threadIdx.x];
+        const T *x = tile_of(i);
+        ssd_advance<S>(s, x, x + walk_smem<S>::x, IS_REVERSE ? now->into : now->tail, now->through,
+                       in.N);
         if (!has_next)
             break;
-        ssd_scan<S>(steps + (now ^ 1), next, in, at, token_of(i + 1), nullptr);
-        if (S::stages == 1) {
+        if (i % S::batch == S::batch - 1)
+            ssd_scan<S>(steps + after % (2 * S::batch), next, in, at, token_of(after), nullptr);
+        if (stages == 1) {
             __syncthreads();
-            fetch(i + 1, 0);
+            fetch(i + 1);
         }
     }
     if (out.states)

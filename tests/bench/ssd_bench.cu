@@ -6,7 +6,8 @@
  * (-DFORWARD_ONLY: without ssd_bwd.cu.) Sizes are those of the `base` preset, bf16, x B C dt as
  * columns of wider rows, as in the model. A CSV line a shape and direction on stdout: time of a
  * call, the bytes that inputs and outputs have, that a second, and the share of the floor: those
- * bytes at the bandwidth of a copy, measured first. */
+ * bytes at the bandwidth of a copy, measured first. ssd_grad: what the backward takes besides its
+ * two passes over states. */
 #include "cuda_ops.cuh"
 #include "ssd.cuh"
 
@@ -138,15 +139,15 @@ void run_shape(struct dev *dev, int B, int T, double rate)
     report("ssd_bwd", B, T, bwd, bwd_bytes, rate);
     report("ssd_both", B, T, fwd + bwd, fwd_bytes + bwd_bytes, rate);
     void *const states = dev->work;
-    report("ssd_states", B, T,
-           time_of(stream,
-                   [&] {
-                       cuda_ssd_states(dev, states, 128,
-                                       (char *)states +
-                                           (dev->work_bytes - ssd_spans_bytes(B, T, H, P, N)),
-                                       &in);
-                   }),
-           (double)M * (2.0 * (E + G * N + H) + 2.0 * H * P * N / 128), rate);
+    void *const spans = (char *)states + (dev->work_bytes - ssd_spans_bytes(B, T, H, P, N));
+    const double passes[] = {
+        time_of(stream, [&] { cuda_ssd_states(dev, states, 128, spans, &in); }),
+        time_of(stream, [&] { cuda_ssd_dstates(dev, states, &y, 128, spans, &in); })};
+    const double states_bytes = (double)M * (2.0 * (E + G * N + H) + 2.0 * H * P * N / 128);
+    report("ssd_states", B, T, passes[0], states_bytes, rate);
+    report("ssd_dstates", B, T, passes[1], states_bytes, rate);
+    report("ssd_grad", B, T, bwd - passes[0] - passes[1],
+           bwd_bytes + (double)M * 4.0 * H * P * N / 128, rate);
 #endif
     must(cudaDeviceSynchronize(), "a kernel");
     for (void *p : {(void *)xbc, (void *)dt, (void *)out, (void *)dxbc, (void *)ddt, (void *)delta,
