@@ -4,14 +4,15 @@
  *   S <- exp(-delta exp(a_log)) S + delta x B^T;  y = S C + skip x;  v = y silu(z);
  *   out = norm_w v / sqrt(mean(v^2) + eps)
  *
- * The state, H P N floats a row, is read and written once, and nothing else is of its size. Heads
- * are spread over blocks, so the norm, which needs a whole row, is a second launch; it also shifts
- * the history of B and C, which every block of the row has to have read before.
+ * The state, H P N floats a row, is read and written once, and nothing else is of its size. The
+ * channels of a row are spread over blocks, so the norm, which needs a whole row, is a second
+ * launch; it also shifts the history of B and C, which every block of the row has to have read
+ * before.
  *
  * Each sum (over taps, over N, over H P) is taken in an order that depends on its length alone.
  * What the convolution gives is rounded to the type of activations, as it is when it is stored.
  *
- * The state is asked for before grid_wait: k_mamba_norm releases what follows only when it has
+ * The state is asked for before grid_wait: k_mamba_join releases what follows only when it has
  * waited for the kernel that advances it, so that no later kernel can find it half written. */
 #include "step_plan.cuh"
 
@@ -20,7 +21,9 @@
 
 namespace
 {
-enum { THREADS = 256, WARPS = THREADS / 32 };
+/* PACKS: packs of 4 numbers of state that a thread holds at a time; KEPT: the newest inputs of a
+ * channel, which have registers; BLOCKS: of a row, or more. */
+enum { THREADS = 512, WARPS = THREADS / 32, PACKS = 8, CONV_THREADS = 256, KEPT = 3, BLOCKS = 8 };
 
 template <class T> struct conv_in {
     mat<const T> x; /* (R,C) */
@@ -29,78 +32,132 @@ template <class T> struct conv_in {
     int C, K;
 };
 
-/* silu of channel c's convolution. */
-template <class T>
-__device__ __forceinline__ float convolve(const conv_in<T> &in, int r, int slot, int c)
+/* Weights of the KEPT inputs and the token, and the bias. */
+struct filter {
+    float w[KEPT], last_w, bias;
+};
+/* The inputs of a channel: the KEPT newest of its history, and the token. */
+struct window {
+    float past[KEPT], token;
+};
+
+template <class T> __device__ __forceinline__ filter filter_of(const conv_in<T> &in, int c)
 {
-    const float *past = in.taps + (int64_t)slot * (in.K - 1) * in.C + c, *w = in.w + c * in.K;
-    float sum = in.bias[c];
-    for (int j = 0; j < in.K - 1; j++)
-        sum = fmaf(w[j], past[(int64_t)j * in.C], sum);
-    sum = fmaf(w[in.K - 1], to_f32(in.x.p[(int64_t)r * in.x.ld + c]), sum);
-    return to_f32(from_f32<T>(silu(sum)));
+    const float *w = in.w + c * in.K + in.K - 1 - KEPT;
+    filter f = {{}, w[KEPT], in.bias[c]};
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        f.w[i] = in.K - 1 - KEPT + i >= 0 ? w[i] : 0.0f;
+    return f;
 }
 
-/* The row's token enters the history of channel c. */
 template <class T>
-__device__ __forceinline__ void shift(const conv_in<T> &in, int r, int slot, int c)
+__device__ __forceinline__ window window_of(const conv_in<T> &in, int r, int slot, int c)
 {
+    const int old = in.K - 1 - KEPT; /* where the newest begin */
+    const float *past = in.taps + ((int64_t)slot * (in.K - 1) + old) * in.C + c;
+    window x = {{}, to_f32(in.x.p[(int64_t)r * in.x.ld + c])};
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        x.past[i] = old + i >= 0 ? past[(int64_t)i * in.C] : 0.0f;
+    return x;
+}
+
+/* silu of channel c's convolution. */
+template <class T>
+__device__ __forceinline__ float convolve(const conv_in<T> &in, const filter &f, const window &x,
+                                          int slot, int c)
+{
+    float sum = f.bias;
+    for (int j = 0; j < in.K - 1 - KEPT; j++)
+        sum = fmaf(in.w[c * in.K + j], in.taps[((int64_t)slot * (in.K - 1) + j) * in.C + c], sum);
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        sum = fmaf(f.w[i], x.past[i], sum);
+    return to_f32(from_f32<T>(silu(fmaf(f.last_w, x.token, sum))));
+}
+
+/* The token enters the history of channel c. */
+template <class T>
+__device__ __forceinline__ void shift(const conv_in<T> &in, const window &x, int slot, int c)
+{
+    const int old = in.K - 1 - KEPT;
     float *past = in.taps + (int64_t)slot * (in.K - 1) * in.C + c;
-    for (int j = 0; j < in.K - 2; j++)
+    for (int j = 0; j < old; j++)
         past[(int64_t)j * in.C] = past[(int64_t)(j + 1) * in.C];
-    if (in.K > 1)
-        past[(int64_t)(in.K - 2) * in.C] = to_f32(in.x.p[(int64_t)r * in.x.ld + c]);
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+        if (old + i >= 0)
+            past[(int64_t)(old + i) * in.C] = i + 1 < KEPT ? x.past[i + 1] : x.token;
 }
 
 /* One thread a channel, blocks of 256 channels by rows. Reads (2 K + 1) C, writes K C numbers a
  * row. */
 template <class T>
-__global__ void __launch_bounds__(THREADS, 2)
+__global__ void __launch_bounds__(CONV_THREADS)
     k_conv1d_step(mat<T> y, conv_in<T> in, const int32_t *slots)
 {
-    const int c = (int)(blockIdx.x * THREADS + threadIdx.x), r = (int)blockIdx.y;
+    const int c = (int)(blockIdx.x * CONV_THREADS + threadIdx.x), r = (int)blockIdx.y;
     if (c >= in.C)
         return;
-    y.p[(int64_t)r * y.ld + c] = from_f32<T>(convolve(in, r, slots[r], c));
-    shift(in, r, slots[r], c);
+    const window x = window_of(in, r, slots[r], c);
+    y.p[(int64_t)r * y.ld + c] = from_f32<T>(convolve(in, filter_of(in, c), x, slots[r], c));
+    shift(in, x, slots[r], c);
 }
 
-template <class T> struct state_in {
+template <class T> struct step_in {
     mat<const T> x, dt, bmat, cmat; /* x, bmat, cmat: not in the fused kernel */
     const float *dt_bias, *a_log, *skip;
     float *state; /* (slots,H,P,N) */
     const int32_t *slots;
-    int H, P, N, G, per_block; /* per_block: rows of P that a block advances */
+    int H, P, N, G, per_block; /* per_block: channels of a block, all of one group */
 };
 
-/* What a lane holds of ROWS rows of the state, LN lanes a row: NJ packs of 4 numbers each, 4 LN
- * apart. */
+/* What the fused kernel has besides. */
+template <class T> struct gate_in {
+    mat<const T> z;
+    const float *norm_w;
+    float eps;
+    float *v; /* (R,H*P) */
+};
+
+/* What a lane holds of a state of N = 4 LN NJ numbers a row, LN lanes a row: NJ packs of ROWS
+ * neighbouring rows, 4 LN apart. */
 template <int LN, int NJ> struct state_rows {
-    static constexpr int ROWS = NJ == 1 ? 8 : 4;
+    static constexpr int N = 4 * LN * NJ, ROWS = PACKS / NJ, STEP = THREADS / LN * ROWS;
     float s[ROWS][NJ][4];
 };
 
-/* Reads rows p, p+step ... of the head's state, as far as they lie before end. */
+/* Rows p, p+1 ... of a state as far as they lie before end. */
 template <int LN, int NJ>
 __device__ __forceinline__ void load_rows(state_rows<LN, NJ> &rows, const float *state, int p,
-                                          int step, int end)
+                                          int end)
 {
-    const int n = lane_id() % LN * 4;
+    const float *from = state + (int64_t)p * rows.N + lane_id() % LN * 4;
 #pragma unroll
-    for (int i = 0; i < state_rows<LN, NJ>::ROWS; i++)
+    for (int i = 0; i < rows.ROWS; i++)
 #pragma unroll
         for (int j = 0; j < NJ; j++)
-            if (p + i * step < end)
-                load(rows.s[i][j], state + (p + i * step) * LN * NJ * 4 + j * LN * 4 + n);
+            if (p + i < end)
+                load(rows.s[i][j], from + i * rows.N + j * LN * 4);
 }
 
-/* Sum over LN lanes. */
-template <int LN> __device__ __forceinline__ float lanes_sum(float v)
+/* Sums over LN lanes of N values each, N a power of 2: each N/LN-th part of the lanes gets one, in
+ * order. */
+template <int LN, int N> __device__ __forceinline__ float lanes_sums(float (&v)[N])
 {
 #pragma unroll
-    for (int step = LN / 2; step > 0; step /= 2)
-        v += __shfl_xor_sync(0xffffffffu, v, step);
-    return v;
+    for (int n = N, step = LN / 2; step > 0; step /= 2) {
+        const bool is_upper = (lane_id() & step) != 0;
+        n /= 2;
+#pragma unroll
+        for (int i = 0; i < (n > 0 ? n : 1); i++) {
+            const float kept = n > 0 && is_upper ? v[(i + n) % N] : v[i];
+            const float given = n > 0 && !is_upper ? v[(i + n) % N] : v[i];
+            v[i] = kept + __shfl_xor_sync(0xffffffffu, given, step);
+        }
+    }
+    return v[0];
 }
 
 /* S <- decay S + dx B for a pack, and its product with C added to sum. */
@@ -116,126 +173,166 @@ __device__ __forceinline__ float advance(float (&s)[V], float decay, float dx, c
     return sum;
 }
 
-/* Rows [p0,end) of a head: y[p - p0] = S C, S advanced. bc: B, then C (N each); dx (end - p0):
- * delta x. first: the rows that load_rows(p0 + the warp's first) gave. */
+/* What a channel of the block does to its row of the state. */
+struct drive {
+    float decay, dx; /* dx: delta x */
+};
+
+/* Rows [0,end) of state: y = S C, S advanced. bc: B, then C (N each). rows: what load_rows gave for
+ * the thread's first rows. */
 template <int LN, int NJ>
-__device__ __forceinline__ void advance_rows(float *y, float *state, state_rows<LN, NJ> &first,
-                                             const float *dx, const float *bc, float decay, int p0,
-                                             int end, int N)
+__device__ __forceinline__ void advance_rows(float *y, float *state, state_rows<LN, NJ> &rows,
+                                             const drive *by, const float *bc, int end)
 {
-    constexpr int ROWS = state_rows<LN, NJ>::ROWS, STEP = WARPS * (32 / LN);
-    const int n = lane_id() % LN * 4, mine = p0 + (int)threadIdx.x / LN;
+    constexpr int N = state_rows<LN, NJ>::N, ROWS = state_rows<LN, NJ>::ROWS;
+    const int n = lane_id() % LN * 4, mine = (int)threadIdx.x / LN * ROWS;
     float b[NJ][4], c[NJ][4];
 #pragma unroll
     for (int j = 0; j < NJ; j++) {
         load(b[j], bc + j * LN * 4 + n);
         load(c[j], bc + N + j * LN * 4 + n);
     }
-    for (int p = mine; p - mine < end - p0; p += ROWS * STEP) {
+    for (int p = mine; p - mine < end; p += rows.STEP) {
+        float sum[ROWS], *to = state + (int64_t)p * N + n;
         if (p != mine)
-            load_rows<LN, NJ>(first, state, p, STEP, end);
+            load_rows<LN, NJ>(rows, state, p, end);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
-            const int row = p + i * STEP;
-            const bool is_in = row < end;
-            float sum = 0;
+            const drive d = p + i < end ? by[p + i] : drive{0, 0};
+            sum[i] = 0;
 #pragma unroll
             for (int j = 0; j < NJ; j++) {
-                sum =
-                    advance<4>(first.s[i][j], decay, is_in ? dx[row - p0] : 0.0f, b[j], c[j], sum);
-                if (is_in)
-                    store(state + row * N + j * LN * 4 + n, first.s[i][j]);
+                sum[i] = advance<4>(rows.s[i][j], d.decay, d.dx, b[j], c[j], sum[i]);
+                if (p + i < end)
+                    store(to + i * N + j * LN * 4, rows.s[i][j]);
             }
-            sum = lanes_sum<LN>(sum);
-            if (is_in && lane_id() % LN == 0)
-                y[row - p0] = sum;
         }
+        const float all = lanes_sums<LN, ROWS>(sum);
+        const int row = p + lane_id() % LN / (LN / ROWS);
+        if (lane_id() % (LN / ROWS) == 0 && row < end)
+            y[row] = all;
     }
 }
 
 /* The same for rows of any length, a warp a row. */
-__device__ __forceinline__ void advance_any(float *y, float *state, const float *dx,
-                                            const float *bc, float decay, int p0, int end, int N)
+__device__ __forceinline__ void advance_any(float *y, float *state, const drive *by,
+                                            const float *bc, int end, int N)
 {
-    for (int p = p0 + (int)threadIdx.x / 32; p < end; p += WARPS) {
+    for (int p = (int)threadIdx.x / 32; p < end; p += WARPS) {
         float sum = 0;
         for (int n = lane_id(); n < N; n += 32) {
-            float s[1] = {state[p * N + n]};
-            sum = advance<1>(s, decay, dx[p - p0], bc + n, bc + N + n, sum);
-            state[p * N + n] = s[0];
+            float s[1] = {state[(int64_t)p * N + n]};
+            sum = advance<1>(s, by[p].decay, by[p].dx, bc + n, bc + N + n, sum);
+            state[(int64_t)p * N + n] = s[0];
         }
         sum = warp_sum(sum);
         if (lane_id() == 0)
-            y[p - p0] = sum;
+            y[p] = sum;
     }
 }
 
-/* B, C and x of the block's rows into shared memory. */
-template <class T, bool FUSED>
-__device__ __forceinline__ void fill_token(float *bc, float *x, const state_in<T> &in,
-                                           const conv_in<T> &conv, int r, int slot, int h, int p0,
-                                           int n_p)
+/* Which channel of the convolution the block's i-th is: its own first, then B's and C's. */
+template <class T>
+__device__ __forceinline__ int channel_at(const step_in<T> &in, int e0, int n_e, int i)
 {
-    const int N = in.N, E = in.H * in.P, g = h / (in.H / in.G);
-    for (int i = (int)threadIdx.x; i < 2 * N + n_p; i += THREADS) {
-        const bool is_bc = i < 2 * N;
-        const int n = i % N, at = h * in.P + p0 + i - 2 * N; /* of x's channels */
-        float v;
+    const int g = e0 / (in.H / in.G * in.P), j = i - n_e;
+    return j < 0 ? e0 + i : in.H * in.P + (j / in.N * in.G + g) * in.N + j % in.N;
+}
+
+template <class T>
+__device__ __forceinline__ drive drive_of(const step_in<T> &in, int r, int e, float x)
+{
+    const int h = e / in.P;
+    const float pre = to_f32(in.dt.p[(int64_t)r * in.dt.ld + h]) + in.dt_bias[h];
+    const float delta = pre > 20.0f ? pre : log1pf(expf(pre));
+    return {expf(-delta * expf(in.a_log[h])), __fmul_rn(delta, x)};
+}
+
+/* out of a row from its v. */
+template <class T>
+__device__ __forceinline__ void put_norm(mat<T> out, const float *v, const gate_in<T> &gate, int r,
+                                         int E)
+{
+    float sum = 0;
+    for (int e = (int)threadIdx.x; e < E; e += THREADS)
+        sum = fmaf(v[e], v[e], sum);
+    const float rstd = 1.0f / sqrtf(block_sum<THREADS>(sum) / (float)E + gate.eps);
+    for (int e = (int)threadIdx.x; e < E; e += THREADS)
+        out.p[(int64_t)r * out.ld + e] =
+            from_f32<T>(__fmul_rn(__fmul_rn(v[e], rstd), gate.norm_w[e]));
+}
+
+/* The token of the block's channels into shared memory: x and what drives the state, B and C.
+ * FUSED: by way of the convolution, f being the filter of the thread's first channel. */
+template <class T, bool FUSED>
+__device__ __forceinline__ void fill_token(float *x, drive *by, float *bc, const step_in<T> &in,
+                                           const conv_in<T> &conv, const filter &f, int r, int slot,
+                                           int e0, int n_e)
+{
+    const int n_all = n_e + 2 * in.N;
+    for (int i = (int)threadIdx.x; i < n_all; i += THREADS) {
+        const int c = channel_at(in, e0, n_e, i);
+        float value;
         if (FUSED) {
-            const int c = is_bc ? E + (i / N * in.G + g) * N + n : at;
-            v = convolve(conv, r, slot, c);
-            if (!is_bc)
-                shift(conv, r, slot, c);
+            const window w = window_of(conv, r, slot, c);
+            value = convolve(conv, i < THREADS ? f : filter_of(conv, c), w, slot, c);
+            if (i < n_e)
+                shift(conv, w, slot, c);
         } else {
-            const mat<const T> from = !is_bc ? in.x : i < N ? in.bmat : in.cmat;
-            v = to_f32(from.p[(int64_t)r * from.ld + (is_bc ? g * N + n : at)]);
+            const mat<const T> from = i < n_e ? in.x : i < n_e + in.N ? in.bmat : in.cmat;
+            const int col = i < n_e ? c : (c - in.H * in.P) % (in.G * in.N);
+            value = to_f32(from.p[(int64_t)r * from.ld + col]);
         }
-        (is_bc ? bc + i : x + i - 2 * N)[0] = v;
+        (i < n_e ? x + i : bc + i - n_e)[0] = value;
+        if (i < n_e)
+            by[i] = drive_of(in, r, c, value);
     }
 }
 
 /* LN lanes hold a state row of 4 LN NJ numbers; LN 0: N is any number, read and written number by
- * number. One block per_block rows of P of one head of one row: blockIdx.x = head * (blocks a head)
- * + which, blockIdx.y the row. FUSED: with the convolution before (B and C by every block; x, whose
- * history shifts at once, by its own) and the gate after, v (R,E) f32; else y (R,E). Shared memory:
- * 2 N + 3 per_block floats. Reads and writes H P N floats of state a row, which are asked for
- * before all else; (2 + 3) P N FLOPs a head. */
+ * number. One block per_block channels (blockIdx.x) of one row (blockIdx.y). FUSED: with the
+ * convolution before (B and C by every block; x, whose history shifts at once, by its own) and the
+ * gate after, v (R,H*P) f32; else y (R,H*P). Shared memory: 2 N + 4 per_block floats. Reads and
+ * writes N floats of state a channel; 5 N FLOPs a channel. */
 template <class T, int LN, int NJ, bool FUSED>
-__global__ void __launch_bounds__(THREADS, 2)
-    k_state_step(mat<T> y, float *v, state_in<T> in, conv_in<T> conv, mat<const T> z)
+__global__ void __launch_bounds__(THREADS)
+    k_mamba_step(mat<T> y, step_in<T> in, conv_in<T> conv, gate_in<T> gate)
 {
     SHARED_DYN(float, bc);
+    constexpr int L = LN ? LN : 32;
+    const int N = in.N, E = in.H * in.P, r = (int)blockIdx.y, slot = in.slots[r];
+    const int tid = (int)threadIdx.x, e0 = (int)blockIdx.x * in.per_block;
+    const int n_e = min(in.per_block, E - e0);
+    float *x = bc + 2 * N, *sums = x + in.per_block;
+    drive *by = reinterpret_cast<drive *>(sums + in.per_block);
+    float *state = in.state + ((int64_t)slot * E + e0) * N;
+    state_rows<L, NJ> rows;
     if (FUSED)
         grid_release();
-    const int N = in.N, P = in.P, blocks = (P + in.per_block - 1) / in.per_block;
-    const int h = (int)blockIdx.x / blocks, r = (int)blockIdx.y, slot = in.slots[r];
-    const int p0 = (int)blockIdx.x % blocks * in.per_block, end = min(p0 + in.per_block, P);
-    float *x = bc + 2 * N, *dx = x + in.per_block, *sums = dx + in.per_block;
-    float *state = in.state + ((int64_t)slot * in.H + h) * P * N;
-    state_rows<LN ? LN : 32, NJ> first;
     if (LN)
-        load_rows<LN ? LN : 32, NJ>(first, state, p0 + (int)threadIdx.x / (LN ? LN : 32),
-                                    WARPS * (32 / (LN ? LN : 32)), end);
+        load_rows<L, NJ>(rows, state, tid / L * rows.ROWS, n_e);
+    filter f = {};
+    if (FUSED && tid < n_e + 2 * N)
+        f = filter_of(conv, channel_at(in, e0, n_e, tid));
     if (FUSED)
         grid_wait();
-    const float pre = to_f32(in.dt.p[(int64_t)r * in.dt.ld + h]) + in.dt_bias[h];
-    const float delta = pre > 20.0f ? pre : log1pf(expf(pre));
-    const float decay = expf(-delta * expf(in.a_log[h]));
-    fill_token<T, FUSED>(bc, x, in, conv, r, slot, h, p0, end - p0);
-    __syncthreads();
-    for (int i = (int)threadIdx.x; i < end - p0; i += THREADS)
-        dx[i] = __fmul_rn(delta, x[i]);
+    float z = 0;
+    if (FUSED && tid < n_e)
+        z = to_f32(gate.z.p[(int64_t)r * gate.z.ld + e0 + tid]);
+    fill_token<T, FUSED>(x, by, bc, in, conv, f, r, slot, e0, n_e);
     __syncthreads();
     if (LN)
-        advance_rows<LN ? LN : 32, NJ>(sums, state, first, dx, bc, decay, p0, end, N);
+        advance_rows<L, NJ>(sums, state, rows, by, bc, n_e);
     else
-        advance_any(sums, state, dx, bc, decay, p0, end, N);
+        advance_any(sums, state, by, bc, n_e, N);
     __syncthreads();
-    for (int i = (int)threadIdx.x; i < end - p0; i += THREADS) {
-        const int e = h * P + p0 + i;
-        const float out = fmaf(in.skip[h], x[i], sums[i]);
+    for (int i = tid; i < n_e; i += THREADS) {
+        const int e = e0 + i;
+        const float out = fmaf(in.skip[e / in.P], x[i], sums[i]);
+        if (FUSED && i >= THREADS)
+            z = to_f32(gate.z.p[(int64_t)r * gate.z.ld + e]);
         if (FUSED)
-            v[(int64_t)r * in.H * P + e] = __fmul_rn(out, silu(to_f32(z.p[(int64_t)r * z.ld + e])));
+            gate.v[(int64_t)r * E + e] = __fmul_rn(out, silu(z));
         else
             y.p[(int64_t)r * y.ld + e] = from_f32<T>(out);
     }
@@ -244,48 +341,44 @@ __global__ void __launch_bounds__(THREADS, 2)
 /* The gated norm's second half, and the history of B and C: channels E to C. One block a row. Reads
  * E floats twice, writes E numbers. */
 template <class T>
-__global__ void __launch_bounds__(THREADS, 2)
-    k_mamba_norm(mat<T> out, const float *v, const float *norm_w, float eps, int E, conv_in<T> conv,
-                 const int32_t *slots)
+__global__ void __launch_bounds__(THREADS)
+    k_mamba_join(mat<T> out, gate_in<T> gate, int E, conv_in<T> conv, const int32_t *slots)
 {
     const int r = (int)blockIdx.x, slot = slots[r];
     grid_wait();
     grid_release();
-    const float *row = v + (int64_t)r * E;
-    float sum = 0;
-    for (int e = (int)threadIdx.x; e < E; e += THREADS)
-        sum = fmaf(row[e], row[e], sum);
     for (int c = E + (int)threadIdx.x; c < conv.C; c += THREADS)
-        shift(conv, r, slot, c);
-    const float rstd = 1.0f / sqrtf(block_sum<THREADS>(sum) / (float)E + eps);
-    for (int e = (int)threadIdx.x; e < E; e += THREADS)
-        out.p[(int64_t)r * out.ld + e] = from_f32<T>(__fmul_rn(__fmul_rn(row[e], rstd), norm_w[e]));
+        shift(conv, window_of(conv, r, slot, c), slot, c);
+    put_norm(out, gate.v + (int64_t)r * E, gate, r, E);
 }
 
-/* Whole heads where rows alone fill the GPU, parts of 16 rows of P where they do not. Which part a
- * number lies in does not enter its bits. */
-int rows_per_block(int R, int H, int P)
+/* Channels of a block, all of one group: BLOCKS blocks a row, or more. Which blocks a row is
+ * divided into does not enter its bits. */
+int per_block_of(int H, int P, int G)
 {
-    return R * H >= 256 || P % 16 != 0 ? P : 16;
+    int n = H / G * P;
+    while (n % 2 == 0 && H * P / n < BLOCKS)
+        n /= 2;
+    return n;
 }
 
 template <class T>
-state_in<T> state_of(const struct ssd_in *in, float *state, const struct step_rows *rows)
+step_in<T> step_of(const struct ssd_in *in, float *state, const struct step_rows *rows)
 {
-    return state_in<T>{cmat_of<T>(&in->x),
-                       cmat_of<T>(&in->dt),
-                       cmat_of<T>(&in->bmat),
-                       cmat_of<T>(&in->cmat),
-                       (const float *)in->dt_bias.data,
-                       (const float *)in->a_log.data,
-                       (const float *)in->skip.data,
-                       state,
-                       rows->slot,
-                       in->H,
-                       in->P,
-                       in->N,
-                       in->G,
-                       rows_per_block(rows->R, in->H, in->P)};
+    return step_in<T>{cmat_of<T>(&in->x),
+                      cmat_of<T>(&in->dt),
+                      cmat_of<T>(&in->bmat),
+                      cmat_of<T>(&in->cmat),
+                      (const float *)in->dt_bias.data,
+                      (const float *)in->a_log.data,
+                      (const float *)in->skip.data,
+                      state,
+                      rows->slot,
+                      in->H,
+                      in->P,
+                      in->N,
+                      in->G,
+                      per_block_of(in->H, in->P, in->G)};
 }
 
 template <class T>
@@ -298,23 +391,22 @@ conv_in<T> conv_of(float *taps, const struct tensor *x, const struct tensor *w,
 }
 
 template <class T, bool FUSED>
-void run_state(struct dev *dev, const char *at, mat<T> y, float *v, const state_in<T> &in,
-               const conv_in<T> &conv, mat<const T> z, int R)
+void run_step(struct dev *dev, const char *at, mat<T> y, const step_in<T> &in,
+              const conv_in<T> &conv, const gate_in<T> &gate, int R)
 {
-    const dim3 grid((unsigned)in.H * blocks_for(in.P, in.per_block), (unsigned)R);
-    const size_t smem = sizeof(float) * (size_t)(2 * in.N + 3 * in.per_block);
+    const unsigned blocks = blocks_for(in.H * in.P, in.per_block);
     const bool is_wide = (uintptr_t)in.state % 16 == 0;
-    void (*k)(mat<T>, float *, state_in<T>, conv_in<T>, mat<const T>) =
-        k_state_step<T, 0, 1, FUSED>;
+    void (*k)(mat<T>, step_in<T>, conv_in<T>, gate_in<T>) = k_mamba_step<T, 0, 1, FUSED>;
     if (is_wide && in.N == 64)
-        k = k_state_step<T, 16, 1, FUSED>;
+        k = k_mamba_step<T, 16, 1, FUSED>;
     else if (is_wide && in.N == 128)
-        k = k_state_step<T, 32, 1, FUSED>;
+        k = k_mamba_step<T, 32, 1, FUSED>;
     else if (is_wide && in.N == 256)
-        k = k_state_step<T, 32, 2, FUSED>;
-    launch_as(dev, at, FUSED && cuda_of(dev)->arch >= 90, k, grid, THREADS, smem, y, v, in, conv,
-              z);
+        k = k_mamba_step<T, 32, 2, FUSED>;
+    launch_as(dev, at, FUSED && cuda_of(dev)->arch >= 90, k, dim3(blocks, (unsigned)R), THREADS,
+              sizeof(float) * (size_t)(2 * in.N + 4 * in.per_block), y, in, conv, gate);
 }
+
 } /* namespace */
 
 size_t cuda_mamba_step_plan(const struct sizes *s)
@@ -330,8 +422,8 @@ void cuda_conv1d_step(struct dev *dev, struct tensor *y, float *taps, const stru
         using T = decltype(zero);
         const conv_in<T> conv = conv_of<T>(taps, x, w, bias);
         launch(dev, "conv1d_step", k_conv1d_step<T>,
-               dim3(blocks_for(conv.C, THREADS), (unsigned)rows->R), THREADS, 0, mat_of<T>(y), conv,
-               rows->slot);
+               dim3(blocks_for(conv.C, CONV_THREADS), (unsigned)rows->R), CONV_THREADS, 0,
+               mat_of<T>(y), conv, rows->slot);
     });
 }
 
@@ -340,8 +432,8 @@ void cuda_ssd_step(struct dev *dev, struct tensor *y, float *state, const struct
 {
     with_type(y->dtype, [&](auto zero) {
         using T = decltype(zero);
-        run_state<T, false>(dev, "ssd_step", mat_of<T>(y), NULL, state_of<T>(in, state, rows),
-                            conv_in<T>{}, mat<const T>{}, rows->R);
+        run_step<T, false>(dev, "ssd_step", mat_of<T>(y), step_of<T>(in, state, rows), conv_in<T>{},
+                           gate_in<T>{}, rows->R);
     });
 }
 
@@ -351,15 +443,15 @@ void cuda_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *st
                      const struct ssd_in *in, const struct step_rows *rows)
 {
     const int E = in->H * in->P;
-    float *v = (float *)dev->work;
     assert(dev->work_bytes >= sizeof(float) * (size_t)rows->R * (size_t)E);
     with_type(out->dtype, [&](auto zero) {
         using T = decltype(zero);
         const conv_in<T> conv = conv_of<T>(taps, xbc, conv_w, conv_b);
-        run_state<T, true>(dev, "mamba_step", mat<T>{}, v, state_of<T>(in, state, rows), conv,
-                           cmat_of<T>(z), rows->R);
-        launch_early(dev, "mamba_step", k_mamba_norm<T>, (unsigned)rows->R, THREADS, 0,
-                     mat_of<T>(out), (const float *)v, (const float *)norm_w->data, eps, E, conv,
-                     rows->slot);
+        const gate_in<T> gate = {cmat_of<T>(z), (const float *)norm_w->data, eps,
+                                 (float *)dev->work};
+        run_step<T, true>(dev, "mamba_step", mat_of<T>(out), step_of<T>(in, state, rows), conv,
+                          gate, rows->R);
+        launch_early(dev, "mamba_step", k_mamba_join<T>, (unsigned)rows->R, THREADS, 0,
+                     mat_of<T>(out), gate, E, conv, rows->slot);
     });
 }
