@@ -156,7 +156,8 @@ $(foreach i,$(ISAS),$(eval $(call isa_rules,$(i))))
 
 # What the kernels need of lib is compiled once more, for a shared library.
 CUDA_OBJ := $(patsubst %,$(CB)/%.o,$(wildcard kernels/*.cu) lib/err.c lib/dtype.c)
-$(B)/libhm-cuda.so: $(CB)/libhm-cuda.so
+# Always made: what is missing of the folder would not count against an older link (.SECONDARY).
+$(B)/libhm-cuda.so: $(CB)/libhm-cuda.so FORCE
 	@mkdir -p $(@D) && ln -sfn ../$(<:build/%=%) $@
 $(CB)/libhm-cuda.so: $(CUDA_OBJ)
 	@echo '  link $@'
