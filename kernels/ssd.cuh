@@ -326,17 +326,6 @@ template <> __device__ __forceinline__ void scale_a_columns<float>(frag_a<float>
         a.r[i] *= mine[i / 4 * 8 + i % 2];
 }
 
-/* The transpose of a as two B of neighbouring columns. */
-template <class T> __device__ __forceinline__ void b2_of_at(frag_b<T> (&b)[2], const frag_a<T> &a)
-{
-    constexpr int n = sizeof(T) == 4 ? 2 : 1; /* registers of a pair */
-#pragma unroll
-    for (int i = 0; i < 2 * n; i++) {
-        b[0].r[i] = a.r[i / n * 2 * n + i % n];
-        b[1].r[i] = a.r[i / n * 2 * n + n + i % n];
-    }
-}
-
 /* Writes 16x16 elements (two neighbouring C) to rows at `to`, of which n_rows x n_cols are there.
  * is_wide: rows are aligned to 16 bytes; then a row's 16 elements leave in one access of the warp.
  * A whole warp calls it. */

@@ -136,7 +136,7 @@ template <int THREADS, class V> __device__ V sum_before(V v)
     return sum - v;
 }
 
-/* x / (1 + exp(-x)) and its derivative, by way of s = 1 / (1 + exp(-x)). */
+/* x / (1 + exp(-x)), by way of 1 / (1 + exp(-x)). */
 __device__ __forceinline__ float sigmoid(float x)
 {
     return 1.0f / (1.0f + expf(-x));
@@ -144,11 +144,6 @@ __device__ __forceinline__ float sigmoid(float x)
 __device__ __forceinline__ float silu(float x)
 {
     return x * sigmoid(x);
-}
-__device__ __forceinline__ float silu_grad(float x)
-{
-    const float s = sigmoid(x);
-    return s * (1.0f + x * (1.0f - s));
 }
 
 #endif

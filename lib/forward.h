@@ -37,8 +37,11 @@ struct drop drop_of(const struct pass *p, int layer, int which);
 void remake_mlp(const struct pass *p, int i);
 void remake_mixer(const struct pass *p, int i);
 
+/* Fails where one of the n ids is below `lowest`, or none of the vocabulary. */
 MUST_USE int model_check_ids(const struct model *m, const int32_t *ids, size_t n, int32_t lowest,
                              struct err *err);
+/* The weights (D) that passes norm with which return logits. */
+struct tensor model_head_norm(const struct model *m);
 /* Makes the workspace large enough for attention over the state, see model_opts.S. */
 MUST_USE int model_reserve(struct model *m, const struct state *s, struct err *err);
 

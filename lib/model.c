@@ -250,7 +250,12 @@ void model_close(struct model *m)
 
 /* --- weights --- */
 
-/* Passes that return logits norm with these: dividing the norm's weights divides the logits. */
+struct tensor model_head_norm(const struct model *m)
+{
+    return tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+}
+
+/* Dividing the norm's weights divides the logits. */
 static void fill_head_norm(struct model *m)
 {
     const struct drop none = {0};

@@ -144,7 +144,7 @@ static void run_read(void *arg)
     forward_block(p, last, false);
     if (w->has_logits)
         forward_pick_last(p);
-    const struct tensor norm = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    const struct tensor norm = model_head_norm(m);
     forward_norm(p, &norm);
     forward_loss(p, 1.0f, NULL);
 }
@@ -168,7 +168,7 @@ static void keep_losses(const struct reading *r, const struct read_pass *pass)
 static void put_logits(struct model *m, float *const *to, int row, int n)
 {
     const struct acts *a = m->acts;
-    const struct tensor norm = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    const struct tensor norm = model_head_norm(m);
     const struct tensor x = tensor_row_range(&a->tail.x, row, n);
     struct tensor h = tensor_row_range(&a->h, 0, n), out = tensor_row_range(&a->logits, 0, n);
     m->dev->ops->rmsnorm_fwd(m->dev, &h, NULL, &x, &norm, m->c.norm_eps);

@@ -112,7 +112,7 @@ static void run_step(void *arg)
     struct model *m = p->m;
     struct acts *a = p->a;
     const struct step_rows rows = {.slot = a->target, .pos = a->pos, .R = a->B};
-    const struct tensor head_norm = tensor_of(m->head_norm, DT_F32, 1, m->c.D, 0, 0, 0);
+    const struct tensor head_norm = model_head_norm(m);
     if (w->goes_on)
         a->ids = a->id;
     forward_embed(p);
@@ -144,10 +144,9 @@ static int check_step(const struct model *m, const struct state *s, const int32_
                       const int32_t *ids, int R, int32_t *pos, struct err *err)
 {
     const bool is_bounded = strchr(m->c.pattern, 't') != NULL;
+    if (ids)
+        TRY(model_check_ids(m, ids, (size_t)R, 0, err));
     for (int r = 0; r < R; r++) {
-        if (ids && (ids[r] < 0 || ids[r] >= m->c.V))
-            return err_set(err, NULL, "use the tokenizer that the model was trained with",
-                           "token id %d lies outside the model's vocabulary of %d", ids[r], m->c.V);
         if (slot[r] < 0 || slot[r] >= s->n_slots)
             return err_set(err, NULL, NULL, "the state has no slot %d", slot[r]);
         pos[r] = s->pos[slot[r]];

@@ -119,6 +119,18 @@ __attribute__((unused)) static void *t_upload(struct dev *dev, const void *host,
     return keep_block(dev, p);
 }
 
+/* A handle that holds the master weights (n,k), or is them. */
+__attribute__((unused)) static struct weight t_weight(struct dev *dev, const struct tensor *master,
+                                                      enum dtype dtype)
+{
+    const int n = (int)tensor_rows(master), k = (int)tensor_cols(master);
+    struct weight w = {.rows = n, .cols = k, .dtype = dtype};
+    const size_t bytes = dev->ops->weight_bytes(dev, n, k, dtype);
+    w.data = bytes ? t_upload(dev, t_zeros(bytes), bytes) : master->data;
+    dev->ops->weight_fill(dev, &w, master);
+    return w;
+}
+
 static void encode(void *to, size_t i, float x, enum dtype dtype)
 {
     if (dtype == DT_F32)

@@ -48,16 +48,6 @@ static double *read_as(enum dtype dtype, const double *x, size_t n)
     return y;
 }
 
-static struct weight handle(struct dev *dev, const struct tensor *master, enum dtype dtype)
-{
-    const int n = (int)tensor_rows(master), k = (int)tensor_cols(master);
-    struct weight w = {.rows = n, .cols = k, .dtype = dtype};
-    const size_t bytes = dev->ops->weight_bytes(dev, n, k, dtype);
-    w.data = bytes ? t_upload(dev, t_zeros(bytes), bytes) : master->data;
-    dev->ops->weight_fill(dev, &w, master);
-    return w;
-}
-
 /* How much larger a relative error may be because the sum of `added` and the rest came out small:
  * (||added|| + ||rest||) / ||sum||. */
 static double cancelled(const double *sum, const double *added, size_t n)
@@ -91,7 +81,7 @@ static void check_products(struct dev *dev, const struct shape *s, enum dtype dt
     struct tensor ty = t_garbage(dev, M, n, n + s->pad), tdx = t_garbage(dev, M, k, k + s->pad);
     struct tensor tdx_add = t_tensor(dev, dx_0, M, k, k + s->pad);
     struct tensor tdw = t_f32(dev, dw_0, n, k, 0);
-    struct weight h = handle(dev, &tw, dtype);
+    struct weight h = t_weight(dev, &tw, dtype);
     dev->ops->linear_fwd(dev, &ty, &tx, &h);
     dev->ops->linear_bwd_x(dev, &tdx, &tdy, &h, false);
     dev->ops->linear_bwd_x(dev, &tdx_add, &tdy, &h, true);
@@ -134,7 +124,7 @@ static void check_more(struct dev *dev, const struct shape *s)
     struct tensor tx = t_tensor(dev, x, M, k, k + s->pad), tw = t_f32(dev, w, n, k, 0);
     struct tensor tr = t_tensor(dev, resid, M, n, n + s->pad);
     struct tensor logits = t_garbage_f32(dev, M, n, 0), ty = t_garbage(dev, M, n, 0);
-    struct weight h = handle(dev, &tw, dtype);
+    struct weight h = t_weight(dev, &tw, dtype);
     dev->ops->linear_fwd(dev, &logits, &tx, &h);
     dev->ops->linear_resid_fwd(dev, &ty, &tr, &tx, &h, scale);
     const bool is_kept = t_error(dev, &tr, resid) == 0;
@@ -155,7 +145,7 @@ static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
     double *y_ref = t_zeros(R * (size_t)n);
     ref_linear_fwd(y_ref, x, read_as(dtype, w, (size_t)(n * k)), R, n, k);
     struct tensor tx = t_tensor(dev, x, R, k, k + 3), tw = t_f32(dev, w, n, k, 0);
-    struct weight h = handle(dev, &tw, dtype);
+    struct weight h = t_weight(dev, &tw, dtype);
     struct tensor ty = t_garbage(dev, R, n, n + 1);
     dev->ops->linear_step(dev, &ty, &tx, &h);
     ok_within(t_error(dev, &ty, y_ref), tol(dev, f32_tol(k)), "%s step %s %dx%d", dev->name,
@@ -221,7 +211,7 @@ static void check_fused(struct dev *dev, const struct fused *s)
     const struct tensor tx = t_tensor(dev, x, rows, s->k, s->k + s->pad);
     const struct tensor tw = t_f32(dev, w, w_rows, s->k, 0), tnorm = t_vector(dev, norm_w, s->k);
     const struct tensor tresid = t_tensor(dev, resid, rows, s->n, s->n + s->pad);
-    const struct weight h = handle(dev, &tw, dev->act_dtype);
+    const struct weight h = t_weight(dev, &tw, dev->act_dtype);
     const struct sizes sizes = {.D = s->k, .R = rows, .dtype = dev->act_dtype};
     struct step_fuse f = {has_norm(s) ? &tnorm : NULL, 1e-5f, has_glu(s),
                           s->has_resid ? &tresid : NULL, 0.5f};

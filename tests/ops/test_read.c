@@ -288,16 +288,6 @@ static void check_attn(struct dev *dev, int H, int P, int G)
 
 /* --- products --- */
 
-static struct weight handle(struct dev *dev, const struct tensor *master, enum dtype dtype)
-{
-    const int n = (int)tensor_rows(master), k = (int)tensor_cols(master);
-    struct weight w = {.rows = n, .cols = k, .dtype = dtype};
-    const size_t bytes = dev->ops->weight_bytes(dev, n, k, dtype);
-    w.data = bytes ? t_upload(dev, t_zeros(bytes), bytes) : master->data;
-    dev->ops->weight_fill(dev, &w, master);
-    return w;
-}
-
 static void product(struct dev *dev, struct tensor *y, const struct tensor *resid,
                     const struct tensor *x, const struct weight *w)
 {
@@ -317,7 +307,7 @@ static void check_linear(struct dev *dev, int n, int k, enum dtype dtype, bool h
     const struct sizes sizes = {.B = 1, .T = M, .R = R, .dtype = dtype};
     const struct tensor tx = t_tensor(dev, x, M, k, k + 8), tw = t_f32(dev, w, n, k, 0);
     const struct tensor tr = t_tensor(dev, resid, M, n, n + 8);
-    const struct weight h = handle(dev, &tw, dtype);
+    const struct weight h = t_weight(dev, &tw, dtype);
     struct tensor all = t_garbage(dev, M, n, n + 8);
     reserve(dev, OP_LINEAR, &sizes);
     product(dev, &all, has_resid ? &tr : NULL, &tx, &h);
