@@ -45,6 +45,10 @@ run() {
 }
 
 report() {
+    local file
+    for file in "$@"; do
+        [ -r "$file" ] || { echo "gpu.sh: $file: cannot be read: check the name" >&2 && exit 1; }
+    done
     awk -F, -v OFS=, '
         function count(n) { return n >= 1e6 ? sprintf("%.2f M", n / 1e6) : n >= 1e3 ? sprintf("%.1f K", n / 1e3) : sprintf("%.0f", n) }
         function gib(n) { return n > 0 ? sprintf("%.2f GiB", n / 2 ^ 30) : "" }
