@@ -14,8 +14,9 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The one object at file level: what a signal handler can reach. */
+/* The objects at file level: what a signal handler can reach, and where it runs. */
 static volatile sig_atomic_t caught;
+static _Alignas(16) char signal_stack[1 << 16];
 
 static const char *const progress_names[] = {"auto", "always", "never", NULL};
 
@@ -358,10 +359,14 @@ static void catch_signal(int signal_number)
 }
 
 /* After the first signal a second one, of either kind, ends the process. SA_RESTART keeps libraries
- * that do not expect EINTR working. */
+ * that do not expect EINTR working. The handler has a stack of its own: oneDNN's products use the
+ * stack pointer as one more pointer into their operands, and a signal's frame would overwrite them.
+ */
 void cli_catch_signals(void)
 {
-    struct sigaction act = {.sa_handler = catch_signal, .sa_flags = SA_RESTART};
+    const stack_t stack = {.ss_sp = signal_stack, .ss_size = sizeof signal_stack};
+    struct sigaction act = {.sa_handler = catch_signal, .sa_flags = SA_RESTART | SA_ONSTACK};
+    sigaltstack(&stack, NULL);
     sigemptyset(&act.sa_mask);
     sigaddset(&act.sa_mask, SIGINT); /* one after the other, also when both wait */
     sigaddset(&act.sa_mask, SIGTERM);

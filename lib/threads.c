@@ -9,6 +9,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -80,6 +81,23 @@ static int usable_cores(void)
     return n > 0 ? (int)n : 1;
 }
 
+/* Starts worker i. Signals belong to the tool's thread, which has a stack for them. */
+static bool start_worker(struct pool *p, int i)
+{
+    sigset_t all, old;
+    struct seat *seat = malloc(sizeof *seat);
+    if (!seat)
+        return false;
+    *seat = (struct seat){p, i};
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    const bool is_started = pthread_create(&p->threads[i], NULL, work, seat) == 0;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!is_started)
+        free(seat);
+    return is_started;
+}
+
 int pool_open(struct pool **pool, int n_workers, struct err *err)
 {
     if (n_workers < 1)
@@ -91,11 +109,7 @@ int pool_open(struct pool **pool, int n_workers, struct err *err)
         return err_oom(err, sizeof *p);
     *p = (struct pool){.n_workers = 1};
     for (int i = 1; i < n_workers; i++) {
-        struct seat *seat = malloc(sizeof *seat);
-        if (seat)
-            *seat = (struct seat){p, i};
-        if (!seat || pthread_create(&p->threads[i], NULL, work, seat) != 0) {
-            free(seat);
+        if (!start_worker(p, i)) {
             pool_close(p);
             return err_set(err, NULL, "ask for fewer threads with -j", "cannot start thread %d", i);
         }
