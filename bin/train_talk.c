@@ -18,9 +18,9 @@ static void show_progress(struct train_talk *t, const struct train_event *e)
         cli_time(left, sizeof left, e->left_s);
     if (!isnan(t->valid_loss))
         snprintf(valid, sizeof valid, "  valid %.4f", t->valid_loss);
-    cli_progress_line(&t->progress,
-                      "step %lld/%s  loss %.4f%s  lr %.2e  %s tok/s  left %s  peak %s",
+    cli_progress_line(&t->progress, "step %lld/%s  loss %.4f%s  lr %.2e  %s tok/s  left %s  %s %s",
                       (long long)e->step, total, e->loss, valid, e->rate, speed, left,
+                      t->train->dev->is_host ? "peak" : "host",
                       cli_bytes(memory, sizeof memory, cli_peak_rss()));
 }
 
@@ -79,6 +79,12 @@ static bool is_stopped(void *arg)
     return cli_signal() != 0;
 }
 
+/* What the run's plan takes of the device. */
+static double device_bytes(const struct train *r)
+{
+    return (double)(r->model.plan.used + 2 * r->model.params.count * dtype_size(r->optim.m.dtype));
+}
+
 static void say_start(const struct train_talk *t)
 {
     const struct train *r = t->train;
@@ -89,10 +95,7 @@ static void say_start(const struct train_talk *t)
     cli_note(t->tool, "%s parameters (%s), %s tokens a step%s; %s; %s",
              cli_count(size, sizeof size, (double)r->model.params.n_values), r->head.c.pattern,
              cli_count(tokens, sizeof tokens, (double)train_step_tokens(&r->head.opts, &r->head.c)),
-             total, r->dev->name,
-             cli_bytes(memory, sizeof memory,
-                       (double)(r->model.plan.used +
-                                2 * r->model.params.count * dtype_size(r->optim.m.dtype))));
+             total, r->dev->name, cli_bytes(memory, sizeof memory, device_bytes(r)));
     if (s->step)
         cli_note(t->tool, "resumed after step %lld", (long long)s->step);
     if (r->info.n_rows < 0 && s->total == 0 && r->head.opts.max_time <= 0)
@@ -116,7 +119,7 @@ void train_talk_begin(struct train_talk *t, const struct cli_tool *tool, const s
 void train_talk_end(struct train_talk *t, bool is_good, bool is_stopped_run, bool is_kept)
 {
     const struct train_state *s = &t->train->head.state;
-    char memory[32], valid[96] = "", bits[48] = "";
+    char host[32], gpu[32], memory[64], valid[96] = "", bits[48] = "";
     cli_progress_end(&t->progress, is_good);
     if (!is_good)
         return;
@@ -129,6 +132,12 @@ void train_talk_end(struct train_talk *t, bool is_good, bool is_stopped_run, boo
         snprintf(bits, sizeof bits, " (%.4f bits per byte)", t->valid_bits);
     if (!isnan(t->valid_loss))
         snprintf(valid, sizeof valid, ", validation loss %.4f%s", t->valid_loss, bits);
+    cli_bytes(host, sizeof host, cli_peak_rss());
+    if (t->train->dev->is_host)
+        snprintf(memory, sizeof memory, "%s", host);
+    else
+        snprintf(memory, sizeof memory, "%s and %s of the host",
+                 cli_bytes(gpu, sizeof gpu, device_bytes(t->train)), host);
     cli_note(t->tool, "done: %lld steps (%lld skipped)%s, peak memory %s", (long long)s->step,
-             (long long)s->skipped, valid, cli_bytes(memory, sizeof memory, cli_peak_rss()));
+             (long long)s->skipped, valid, memory);
 }

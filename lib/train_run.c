@@ -103,6 +103,13 @@ int train_run_describe(struct train_run *r, const char *name, const char *versio
     return rc;
 }
 
+/* From here on steps are timed: the device has nothing left to do. */
+static void mark(struct train_run *r)
+{
+    r->mark_s = now_s();
+    r->mark_step = r->t->head.state.step;
+}
+
 /* --- checkpoints --- */
 
 static int save(struct train_run *r, struct err *err)
@@ -171,6 +178,7 @@ static int validate(struct train_run *r, bool *is_best, struct err *err)
     tell(r, &e);
     *is_best = t->head.state.best_step != best_before;
     r->saved_step = -1; /* a checkpoint of this step knows nothing of it yet */
+    mark(r);
     return 0;
 }
 
@@ -243,13 +251,20 @@ static bool is_measuring(const struct train_run *r)
     return r->t->head.opts.max_time > 0 && r->t->head.state.total == 0;
 }
 
-/* A step's outcome into the log and to the listener. Only every log_every-th step waits for the
- * device. */
+/* Only every log_every-th step waits for the device, and for all steps since the mark. */
+static void time_steps(struct train_run *r)
+{
+    const double n = (double)(r->t->head.state.step - r->mark_step);
+    const double took = (now_s() - r->mark_s) / n, kept = pow(0.9, n);
+    r->step_s = r->step_s > 0 ? kept * r->step_s + (1 - kept) * took : took;
+    mark(r);
+}
+
+/* A step's outcome into the log and to the listener. */
 static void after_step(struct train_run *r, double rate)
 {
     struct train *t = r->t;
-    const double now = now_s(), took = now - r->mark_s;
-    r->step_s = r->step_s > 0 ? 0.9 * r->step_s + 0.1 * took : took;
+    time_steps(r);
     struct train_event e = event_of(r, TRAIN_STEPPED);
     e.loss = train_loss(t);
     e.gnorm = t->ctl.gnorm;
@@ -264,7 +279,6 @@ static int step(struct train_run *r, struct err *err)
 {
     struct train *t = r->t;
     const double rate = train_rate(t);
-    r->mark_s = now_s();
     const int rc = train_step(t, err);
     if (rc != 1)
         return rc;
@@ -285,8 +299,11 @@ static int step(struct train_run *r, struct err *err)
 static void save_on_the_way(struct train_run *r, bool is_best)
 {
     struct err why = {0};
-    if (is_save_due(r, is_best) && save(r, &why) != 0)
+    if (!is_save_due(r, is_best))
+        return;
+    if (save(r, &why) != 0)
         tell_failure(r, &why);
+    mark(r);
 }
 
 /* Steps until the end or a stop. */
@@ -318,6 +335,7 @@ int train_run(struct train_run *r, enum train_end *end, struct err *err)
     struct train *t = r->t;
     r->start_s = r->saved_s = r->first_s = now_s();
     r->first = t->head.state.step;
+    mark(r);
     r->saved_step = r->first > 0 ? r->first : -1; /* a restored run's checkpoint is there */
     TRY(loop(r, err));
     const bool is_done = is_over(t) && !is_valid_due(t);

@@ -44,6 +44,7 @@ struct train_run {
     double start_s, first_s, mark_s, saved_s; /* monotonic */
     double step_s;                            /* running mean of a step's time, 0: none yet */
     int64_t first, saved_step;                /* step when the loop began; of the last save, -1 */
+    int64_t mark_step;                        /* step at mark_s */
 };
 
 enum train_end { TRAIN_DONE, TRAIN_STOPPED };

@@ -2,6 +2,8 @@
  * that are skipped. */
 #include "train_test.h"
 
+#include <time.h>
+
 static size_t weight_bytes(const struct train *r)
 {
     return r->model.params.count * sizeof(float);
@@ -252,6 +254,49 @@ static void test_divergence(struct train_test *t)
     train_close(&r);
 }
 
+/* The rates that a run was told, and a device that is busy for REST_S after each step. */
+struct heard {
+    double rate;
+    int n;
+};
+#define REST_S 0.1
+
+static bool rest(void *arg)
+{
+    (void)arg;
+    nanosleep(&(struct timespec){.tv_nsec = (long)(REST_S * 1e9)}, NULL);
+    return false;
+}
+
+static void hear(void *arg, const struct train_event *e)
+{
+    struct heard *h = arg;
+    if (e->kind == TRAIN_STEPPED) {
+        h->rate = e->tok_s;
+        h->n++;
+    }
+}
+
+static void test_rate(struct train_test *t)
+{
+    struct train r;
+    struct run_log log = {.fd = -1};
+    struct heard heard = {0};
+    enum train_end end;
+    struct train_head h = t->head;
+    h.opts.max_steps = 8;
+    h.opts.log_every = 4;
+    test_begin(t, &r, &h, NULL);
+    struct train_run run = {
+        .t = &r, .log = &log, .hook = {.tell = hear, .is_stopped = rest, .arg = &heard}};
+    const int rc = train_run(&run, &end, &t->err);
+    const double most = (double)train_step_tokens(&h.opts, &h.c) / REST_S;
+    ok(rc == 0 && heard.n == 2 && heard.rate > 0 && heard.rate <= most,
+       "the rate counts all that passes between two rows of the log: %.0f tokens/s, at most %.0f",
+       heard.rate, most);
+    train_close(&r);
+}
+
 static void test_refusals(struct train_test *t)
 {
     struct train r;
@@ -284,6 +329,7 @@ int main(void)
     test_validation(&t);
     test_skip(&t);
     test_divergence(&t);
+    test_rate(&t);
     test_refusals(&t);
     test_fit();
     train_test_close(&t);
