@@ -140,6 +140,11 @@ train() {
     grep -q '</svg>' run/loss.svg
     run make -f "$road/plot.mk" RUNS=none
     [ "$status" -ne 0 ]
+    cp -r run other
+    run make -f "$road/plot.mk" RUNS='run other' BY=both OUT=two
+    [ "$status" -eq 0 ]
+    grep -q 'seconds of training' two.svg
+    grep -q 'million tokens' two.svg
 }
 
 @test "pipe.sh: the whole road through pipes, with nothing left behind" {
