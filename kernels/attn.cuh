@@ -12,12 +12,12 @@ static constexpr float attn_log2e = 1.4426950408889634f;
 /* W: P rounded up to a tile's width, 32, 64 or 128; columns from P on are zeros. */
 template <class T> struct attn_args {
     mat<const T> q, k, v;
-    const int32_t *seg; /* (B,n_queries), rising; NULL: one document, and keys before the queries */
+    const int32_t *seg; /* (B,n_queries), rising; NULL: one document */
     float scale;
     int H, per_group; /* query heads, and how many share a KV head */
     int P;
-    int n_queries, n_keys; /* of a sequence */
-    bool is_wide;          /* every head of every row starts at a multiple of 16 bytes */
+    int n_queries; /* of a sequence, which has as many keys */
+    bool is_wide;  /* every head of every row starts at a multiple of 16 bytes */
     /* of a read (ops.h), where k and v are caches of S positions; NULL: there are B sequences */
     const int32_t *begin, *slot, *pos;
     int S;
@@ -35,7 +35,6 @@ template <class T> static inline attn_args<T> attn_args_of(const struct attn_in 
     a.per_group = in->H / in->G;
     a.P = in->P;
     a.n_queries = in->T;
-    a.n_keys = in->past + in->T;
     a.is_wide = is_wide;
     return a;
 }

@@ -112,11 +112,11 @@ template <class T> struct conv_in {
     mat<const T> x;
     const float *w, *bias;
     const int32_t *seg; /* NULL: one segment */
-    const float *taps;  /* NULL: zeros before t = 0 */
     int C, K;
     runs cut;
-    const int32_t *begin,
-        *slot; /* of a read (ops.h), where the cut is the longest row's; or NULL */
+    /* of a read (ops.h), where the cut is the longest row's; or NULL: zeros before t = 0 */
+    const float *taps;
+    const int32_t *begin, *slot;
 };
 
 /* The thread's place: channel, row and first token. */
@@ -126,7 +126,7 @@ struct conv_at {
     int c, b, t;
     int64_t row; /* of t = 0 */
     int T;       /* tokens of the row */
-    int slot;    /* whose taps */
+    int slot;    /* of a read: whose taps */
 };
 
 template <int N, class T> __device__ __forceinline__ conv_at find_run(const conv_in<T> &in)
@@ -137,7 +137,7 @@ template <int N, class T> __device__ __forceinline__ conv_at find_run(const conv
     const int b = unit / o.per_row, t = unit % o.per_row * o.run;
     const int first = (int)(blockIdx.x % (unsigned)tiles) * 32 * N;
     const int c = first + (int)threadIdx.x % 32 * N;
-    conv_at at = {b < o.B && c < in.C, first, c, b, t, (int64_t)b * o.T, o.T, b};
+    conv_at at = {b < o.B && c < in.C, first, c, b, t, (int64_t)b * o.T, o.T, 0};
     if (in.begin && at.is_in) {
         at.row = in.begin[b];
         at.T = in.begin[b + 1] - in.begin[b];
@@ -227,17 +227,17 @@ __global__ void __launch_bounds__(ROWS_THREADS, 2) k_conv1d_fwd(mat<T> y, conv_i
     }
 }
 
-/* The last K-1 inputs of each row, some of them perhaps from the old history. A thread takes a
- * channel of a row (grid: channels, rows). */
+/* The last K-1 inputs of each row of a read, some of them perhaps from the old history. A thread
+ * takes a channel of a row (grid: channels, rows). */
 template <class T>
 __global__ void __launch_bounds__(ROWS_THREADS) k_conv1d_keep(float *taps, conv_in<T> in)
 {
     const int c = (int)(blockIdx.x * ROWS_THREADS + threadIdx.x), b = (int)blockIdx.y, C = in.C;
     if (c >= C)
         return;
-    const int64_t row = in.begin ? in.begin[b] : (int64_t)b * in.cut.T;
-    const int len = in.begin ? in.begin[b + 1] - in.begin[b] : in.cut.T;
-    float *to = taps + (int64_t)(in.begin ? in.slot[b] : b) * (in.K - 1) * C + c;
+    const int64_t row = in.begin[b];
+    const int len = in.begin[b + 1] - in.begin[b];
+    float *to = taps + (int64_t)in.slot[b] * (in.K - 1) * C + c;
     for (int j = 0; j < in.K - 1; j++) {
         const int t = len - (in.K - 1) + j;
         to[(int64_t)j * C] =
@@ -399,17 +399,17 @@ void run_bwd(struct dev *dev, struct tensor *dx, const struct tensor *dy, const 
 
 template <class T>
 conv_in<T> make_in(const struct tensor *x, const struct tensor *w, const struct tensor *bias,
-                   const int32_t *seg, const float *taps, const runs &cut)
+                   const int32_t *seg, const runs &cut)
 {
     assert(tensor_cols(w) >= 1 && tensor_cols(w) <= MAX_TAPS && tensor_is_dense(w));
     return {cmat_of<T>(x),
             (const float *)w->data,
             (const float *)bias->data,
             seg,
-            taps,
             (int)tensor_cols(x),
             (int)tensor_cols(w),
             cut,
+            nullptr,
             nullptr,
             nullptr};
 }
@@ -426,7 +426,7 @@ size_t n_parts(const runs &o)
     return ((size_t)o.B * (size_t)o.per_row + ROWS_WARPS - 1) / ROWS_WARPS;
 }
 
-/* Forward of B rows of T, or of the rows of a read. */
+/* Forward of B rows of T, or of the rows of a read, which have taps. */
 void forward(struct dev *dev, struct tensor *y, const struct tensor *x, const struct tensor *w,
              const struct tensor *bias, const int32_t *seg, float *taps, int B, int T,
              const struct read_rows *rows)
@@ -435,7 +435,8 @@ void forward(struct dev *dev, struct tensor *y, const struct tensor *x, const st
     const bool is_wide = K == 4 && has_wide_rows(x) && has_wide_rows(y);
     with_type(x->dtype, [&](auto zero) {
         using S = decltype(zero);
-        conv_in<S> in = make_in<S>(x, w, bias, seg, taps, cut(B, T, FWD_RUN));
+        conv_in<S> in = make_in<S>(x, w, bias, seg, cut(B, T, FWD_RUN));
+        in.taps = taps;
         in.begin = rows ? rows->begin : nullptr;
         in.slot = rows ? rows->slot : nullptr;
         if (is_wide)
@@ -452,10 +453,10 @@ void forward(struct dev *dev, struct tensor *y, const struct tensor *x, const st
 } // namespace
 
 void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                     float *taps, int B, int T)
+                     const struct tensor *w, const struct tensor *bias, const int32_t *seg, int B,
+                     int T)
 {
-    forward(dev, y, x, w, bias, seg, taps, B, T, nullptr);
+    forward(dev, y, x, w, bias, seg, nullptr, B, T, nullptr);
 }
 
 void cuda_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
@@ -475,7 +476,7 @@ void cuda_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *dw, stru
     assert(n_parts(runs) * (size_t)(C * (K + 1)) * sizeof(float) <= dev->work_bytes);
     with_type(x->dtype, [&](auto zero) {
         using S = decltype(zero);
-        const conv_in<S> in = make_in<S>(x, w, bias, seg, nullptr, runs);
+        const conv_in<S> in = make_in<S>(x, w, bias, seg, runs);
         if (is_wide)
             run_bwd<S, 4, 4>(dev, dx, dy, in);
         else if (K == 4)

@@ -38,8 +38,8 @@ void cuda_gatenorm_bwd(struct dev *dev, struct tensor *dy, struct tensor *dz, st
                        const struct tensor *dout, const struct tensor *y, const struct tensor *z,
                        const float *rstd, const struct tensor *w);
 void cuda_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                     const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                     float *taps, int B, int T);
+                     const struct tensor *w, const struct tensor *bias, const int32_t *seg, int B,
+                     int T);
 void cuda_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
                       const struct tensor *w, const struct tensor *bias,
                       const struct read_rows *rows);

@@ -110,7 +110,7 @@ static void mamba(const struct pass *p, int i)
         ops->conv1d_read(m->dev, &l->conv, s->taps, &part.xbc, conv_w, conv_b, p->rows);
         ops->ssd_read(m->dev, &l->y, l->delta, s->ssm, &in, p->rows);
     } else {
-        ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, conv_w, conv_b, p->seg, NULL, B, T);
+        ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, conv_w, conv_b, p->seg, B, T);
         ops->ssd_fwd(m->dev, &l->y, l->delta, l->states, NULL, &in);
     }
 }
@@ -236,7 +236,7 @@ void remake_mixer(const struct pass *p, int i)
         return;
     const struct mamba_parts part = mamba_split(&m->c, &l->proj);
     ops->conv1d_fwd(m->dev, &l->conv, &part.xbc, &m->value[lp->conv_w], &m->value[lp->conv_b],
-                    p->seg, NULL, p->a->B, p->a->T);
+                    p->seg, p->a->B, p->a->T);
     ops->gatenorm_fwd(m->dev, &l->g, NULL, &l->y, &part.z, &m->value[lp->gate_norm], m->c.norm_eps);
 }
 

@@ -110,14 +110,13 @@ struct ssd_in {
 };
 
 /* Inputs of attention: softmax(scale q k^T) v over keys that are not later and of the same segment.
- * Query head h reads KV head h / (H/G). Keys hold T + past positions: query t sees keys 0..past+t.
- */
+ * Query head h reads KV head h / (H/G). */
 struct attn_in {
     struct tensor q;    /* (B,T,H*P) */
-    struct tensor k, v; /* (B,past+T,G*P); for B = 1 they may be views of a cache */
-    const int32_t *seg; /* (B,T) or NULL; NULL when past > 0 */
+    struct tensor k, v; /* (B,T,G*P) */
+    const int32_t *seg; /* (B,T) or NULL: one document */
     float scale;
-    int B, T, H, P, G, past;
+    int B, T, H, P, G;
 };
 
 /* Rows of a decode step: row r belongs to slot slot[r] of the state and is at position pos[r]
@@ -205,7 +204,8 @@ struct ops {
     void (*forget)(struct dev *);
 
     /* Workspace bytes that any call of the op with sizes up to these wants: forward, backward or
-     * step. OP_SSD stands for mamba_step, too (R rows); OP_ATTN's S bounds past + T. */
+     * step. OP_SSD stands for mamba_step, too (R rows); OP_ATTN's S bounds what a row holds after a
+     * read. */
     size_t (*plan)(const struct dev *, enum op, const struct sizes *);
 
     /* --- weight handles --- */
@@ -266,11 +266,9 @@ struct ops {
 
     /* --- causal depthwise conv + SiLU over (B,T,C); w (C,K), tap K-1 meets the current token ---
      */
-    /* taps (B,K-1,C) f32 or NULL: the inputs before t = 0, replaced by the last K-1 inputs. NULL:
-     * zeros. */
     void (*conv1d_fwd)(struct dev *, struct tensor *y, const struct tensor *x,
-                       const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                       float *taps, int B, int T);
+                       const struct tensor *w, const struct tensor *bias, const int32_t *seg, int B,
+                       int T);
     void (*conv1d_bwd)(struct dev *, struct tensor *dx, struct tensor *dw /* += */,
                        struct tensor *dbias /* += */, const struct tensor *dy,
                        const struct tensor *x, const struct tensor *w, const struct tensor *bias,
@@ -324,7 +322,7 @@ struct ops {
     void (*attn_fwd)(struct dev *, struct tensor *o, float *lse, const struct attn_in *in);
     void (*attn_bwd)(struct dev *, struct tensor *dq, struct tensor *dk, struct tensor *dv,
                      const struct tensor *dout, const struct tensor *o, const float *lse,
-                     const struct attn_in *in); /* past is 0 */
+                     const struct attn_in *in);
     /* q (M,H*P), k and v (M,G*P). Stores k and v in kcache and vcache (slots,S,G*P), from position
      * pos of a row's slot on; then its token t attends to positions 0..pos+t. */
     void (*attn_read)(struct dev *, struct tensor *o, struct tensor *kcache, struct tensor *vcache,

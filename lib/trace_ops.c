@@ -160,10 +160,10 @@ static void timed_gatenorm_bwd(struct dev *dev, struct tensor *dy, struct tensor
 
 static void timed_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
                              const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                             float *taps, int B, int T)
+                             int B, int T)
 {
     struct trace *t = trace_begin(dev);
-    t->inner->conv1d_fwd(dev, y, x, w, bias, seg, taps, B, T);
+    t->inner->conv1d_fwd(dev, y, x, w, bias, seg, B, T);
     trace_end(t, COST("conv1d_fwd", "BTC", {B, T, tensor_cols(x)},
                       .bytes = size_of(x) + size_of(y) + size_of(w) + size_of(bias),
                       .flops = (2.0 * (double)tensor_cols(w) + 5) * count_of(x)));
@@ -262,7 +262,7 @@ static void timed_rope(struct dev *dev, struct tensor *x, const int32_t *pos, in
 /* documents do not count: all earlier keys */
 static double attn_pairs(const struct attn_in *in)
 {
-    return (double)in->B * in->T * (in->past + (in->T + 1) / 2.0);
+    return (double)in->B * in->T * (in->T + 1) / 2;
 }
 
 static double attn_inputs_size(const struct attn_in *in)
@@ -275,7 +275,7 @@ static void timed_attn_fwd(struct dev *dev, struct tensor *o, float *lse, const 
     struct trace *t = trace_begin(dev);
     t->inner->attn_fwd(dev, o, lse, in);
     trace_end(t,
-              COST("attn_fwd", "BTSH", {in->B, in->T, in->past + in->T, in->H},
+              COST("attn_fwd", "BTH", {in->B, in->T, in->H},
                    .bytes = attn_inputs_size(in) + size_of(o) + 4.0 * in->B * in->T * in->H,
                    .flops = 4.0 * in->H * in->P * attn_pairs(in), .is_16bit = o->dtype != DT_F32));
 }
@@ -301,7 +301,7 @@ static void timed_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk
     struct trace *t = trace_begin(dev);
     t->inner->attn_bwd(dev, dq, dk, dv, dout, o, lse, in);
     trace_end(t,
-              COST("attn_bwd", "BTSH", {in->B, in->T, in->T, in->H},
+              COST("attn_bwd", "BTH", {in->B, in->T, in->H},
                    .bytes = 2 * attn_inputs_size(in) + size_of(o) + size_of(dout) +
                             4.0 * in->B * in->T * in->H,
                    .flops = 10.0 * in->H * in->P * attn_pairs(in), .is_16bit = o->dtype != DT_F32));

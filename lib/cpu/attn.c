@@ -19,7 +19,8 @@ struct fwd {
     size_t worker_bytes;
 };
 
-/* One sequence: T queries, rows q0 .. of q, over past + T keys, rows k0 .. of k. */
+/* One sequence: T queries, rows q0 .. of q, over past + T keys, rows k0 .. of k; past is that of a
+ * read. */
 struct span {
     int64_t q0, k0;
     int T, past;
@@ -32,13 +33,13 @@ static struct span span_of(const struct fwd *o, int b)
     if (rows)
         return (struct span){rows->begin[b], rows->slot[b] * in->k.dim[1],
                              rows->begin[b + 1] - rows->begin[b], rows->pos[b]};
-    return (struct span){(int64_t)b * in->T, (int64_t)b * (in->past + in->T), in->T, in->past};
+    return (struct span){(int64_t)b * in->T, (int64_t)b * in->T, in->T, 0};
 }
 
 /* The most keys before the T last ones. */
 static int past_of(const struct fwd *o)
 {
-    const int64_t before = o->rows ? o->in->k.dim[1] - o->in->T : o->in->past;
+    const int64_t before = o->rows ? o->in->k.dim[1] - o->in->T : 0;
     return before > 0 ? (int)before : 0;
 }
 

@@ -17,13 +17,13 @@ struct conv {
     const struct tensor *x, *w, *bias, *y; /* y: dy in the backward */
     struct tensor *dx, *dw, *dbias;
     const int32_t *seg;
-    float *taps;
+    float *taps; /* of a read or a step, whose rows are one document; NULL: zeros before t = 0 */
     const struct step_rows *rows;
     const struct read_rows *read; /* NULL: B sequences of T */
     int B, T;
 };
 
-/* Tokens of one sequence: rows r0 .. of x; its history taps (K-1,C), or NULL. */
+/* Tokens of one sequence: rows r0 .. of x; of a read its history taps (K-1,C), or NULL. */
 struct span {
     int64_t r0;
     int T;
@@ -33,14 +33,11 @@ struct span {
 static struct span span_of(const struct conv *o, int b)
 {
     const struct read_rows *read = o->read;
-    const int64_t slot = read ? read->slot[b] : b;
     const int64_t n_taps = (tensor_cols(o->w) - 1) * tensor_cols(o->x);
-    struct span at = {(int64_t)b * o->T, o->T, o->taps ? o->taps + slot * n_taps : NULL};
-    if (read) {
-        at.r0 = read->begin[b];
-        at.T = read->begin[b + 1] - read->begin[b];
-    }
-    return at;
+    if (!read)
+        return (struct span){(int64_t)b * o->T, o->T, NULL};
+    return (struct span){read->begin[b], read->begin[b + 1] - read->begin[b],
+                         o->taps + read->slot[b] * n_taps};
 }
 
 /* The weights of n channels from c0 on, tap by tap, and their bias. */
@@ -117,7 +114,7 @@ static void tap_inputs(const float **in, const struct conv *o, const struct bloc
         in[j] = NULL;
         if (u >= 0 && (!o->seg || o->seg[r - back] == o->seg[r]))
             in[j] = row(o->x, r - back) + blk->c0;
-        else if (u < 0 && at->taps && (!o->seg || o->seg[r] == o->seg[r - t]))
+        else if (u < 0 && at->taps)
             in[j] = at->taps + (blk->K - 1 + u) * C + blk->c0;
     }
 }
@@ -279,11 +276,11 @@ static void step_share(void *arg, int worker, int n_workers)
 }
 
 void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                    const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                    float *taps, int B, int T)
+                    const struct tensor *w, const struct tensor *bias, const int32_t *seg, int B,
+                    int T)
 {
     assert(tensor_cols(w) >= 1 && tensor_cols(w) <= MAX_TAPS);
-    struct conv o = {.x = x, .w = w, .bias = bias, .y = y, .seg = seg, .taps = taps};
+    struct conv o = {.x = x, .w = w, .bias = bias, .y = y, .seg = seg};
     o.B = B;
     o.T = T;
     pool_run(pool_of(dev), fwd_share, &o);

@@ -66,8 +66,8 @@ size_t cpu_sample_plan(const struct dev *dev, const struct sizes *s);
 
 /* --- conv1d, rope --- */
 void cpu_conv1d_fwd(struct dev *dev, struct tensor *y, const struct tensor *x,
-                    const struct tensor *w, const struct tensor *bias, const int32_t *seg,
-                    float *taps, int B, int T);
+                    const struct tensor *w, const struct tensor *bias, const int32_t *seg, int B,
+                    int T);
 void cpu_conv1d_read(struct dev *dev, struct tensor *y, float *taps, const struct tensor *x,
                      const struct tensor *w, const struct tensor *bias,
                      const struct read_rows *rows);

@@ -165,7 +165,7 @@ void time_conv(struct bench *b, const int32_t *seg, const char *fwd, const char 
     struct dev *dev = &b->dev;
     time_op(b, fwd, 2.0 * 2 * M * C, [=] {
         struct tensor y = act(b, C), x = act(b, C, PROJ);
-        cuda_conv1d_fwd(dev, &y, &x, &w, &bias, seg, NULL, B, T);
+        cuda_conv1d_fwd(dev, &y, &x, &w, &bias, seg, B, T);
     });
     time_op(b, bwd, 3.0 * 2 * M * C, [=] {
         struct tensor dx = act(b, C, PROJ), dy = act(b, C), x = act(b, C, PROJ);

@@ -1,21 +1,20 @@
 /* Tests of attention: forward and backward against the reference, the reference's gradient by
- * finite differences, earlier keys, packed documents, repeatability, decode steps. */
+ * finite differences, packed documents, repeatability, decode steps. test_read has earlier keys. */
 #include "docs_test.h"
 
 struct shape {
     int B, T, H, P, G;
     enum docs docs;
     int gap; /* ld - columns */
-    int past;
 };
 
 static const struct shape shapes[] = {
-    {1, 1, 1, 16, 1, DOCS_NONE, 0, 0},    {2, 48, 2, 16, 1, DOCS_WHOLE, 0, 0},
-    {1, 97, 4, 64, 2, DOCS_NONE, 3, 0},   {2, 150, 3, 32, 3, DOCS_MIXED, 1, 0},
-    {1, 210, 4, 20, 1, DOCS_MIXED, 0, 0}, {2, 100, 2, 128, 2, DOCS_SHORT, 5, 0},
-    {1, 60, 2, 16, 2, DOCS_ONES, 0, 0},   {1, 37, 4, 32, 2, DOCS_NONE, 2, 200},
-    {1, 5, 2, 16, 1, DOCS_NONE, 0, 3},    {1, 300, 6, 16, 2, DOCS_SHORT, 0, 0},
-    {1, 200, 1, 64, 1, DOCS_MIXED, 8, 0}, {1, 135, 1, 128, 1, DOCS_NONE, 0, 20},
+    {1, 1, 1, 16, 1, DOCS_NONE, 0},    {2, 48, 2, 16, 1, DOCS_WHOLE, 0},
+    {1, 97, 4, 64, 2, DOCS_NONE, 3},   {2, 150, 3, 32, 3, DOCS_MIXED, 1},
+    {1, 210, 4, 20, 1, DOCS_MIXED, 0}, {2, 100, 2, 128, 2, DOCS_SHORT, 5},
+    {1, 60, 2, 16, 2, DOCS_ONES, 0},   {1, 37, 4, 32, 2, DOCS_NONE, 2},
+    {1, 300, 6, 16, 2, DOCS_SHORT, 0}, {1, 200, 1, 64, 1, DOCS_MIXED, 8},
+    {1, 135, 1, 128, 1, DOCS_NONE, 0},
 };
 
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
@@ -33,14 +32,14 @@ static struct ref_attn ref_in(const struct host *h)
 {
     const struct shape *s = &h->s;
     return (struct ref_attn){h->in[0], h->in[1], h->in[2], h->seg, h->scale, s->B,
-                             s->T,     s->H,     s->P,     s->G,   s->past};
+                             s->T,     s->H,     s->P,     s->G,   0};
 }
 
 static void fill(struct host *h, const struct shape *s)
 {
-    const size_t M = (size_t)(s->B * s->T), M_k = (size_t)(s->B * (s->past + s->T));
+    const size_t M = (size_t)(s->B * s->T);
     const size_t HP = (size_t)(s->H * s->P), GP = (size_t)(s->G * s->P);
-    *h = (struct host){.s = *s, .n = {M * HP, M_k * GP, M_k * GP}};
+    *h = (struct host){.s = *s, .n = {M * HP, M * GP, M * GP}};
     for (int i = 0; i < 3; i++) {
         h->in[i] = t_random(h->n[i], 1, (uint32_t)i);
         h->grad[i] = t_zeros(h->n[i]);
@@ -60,43 +59,33 @@ struct device {
 static struct device upload(struct dev *dev, const struct host *h)
 {
     const struct shape *s = &h->s;
-    const int64_t M = s->B * s->T, M_k = s->B * (s->past + s->T);
+    const int64_t M = s->B * s->T;
     const int64_t HP = s->H * s->P, GP = s->G * s->P;
     struct device d;
     for (int i = 0; i < 3; i++) {
-        const int64_t rows = i ? M_k : M, cols = i ? GP : HP;
-        d.t[i] = t_tensor(dev, h->in[i], rows, cols, cols + s->gap);
-        d.grad[i] = t_garbage(dev, rows, cols, cols + s->gap);
+        const int64_t cols = i ? GP : HP;
+        d.t[i] = t_tensor(dev, h->in[i], M, cols, cols + s->gap);
+        d.grad[i] = t_garbage(dev, M, cols, cols + s->gap);
     }
     d.o = t_garbage(dev, M, HP, HP + s->gap);
     d.dout = t_tensor(dev, h->dout, M, HP, HP + s->gap);
     d.lse = t_garbage_f32(dev, s->B * s->H, s->T, 0);
-    d.in = (struct attn_in){d.t[0],
-                            d.t[1],
-                            d.t[2],
-                            docs_upload(dev, h->seg, s->B, s->T),
-                            (float)h->scale,
-                            s->B,
-                            s->T,
-                            s->H,
-                            s->P,
-                            s->G,
-                            s->past};
+    d.in = (struct attn_in){
+        d.t[0], d.t[1], d.t[2], docs_upload(dev, h->seg, s->B, s->T), (float)h->scale, s->B, s->T,
+        s->H,   s->P,   s->G};
     return d;
 }
 
 static void run(struct dev *dev, struct device *d)
 {
     dev->ops->attn_fwd(dev, &d->o, d->lse.data, &d->in);
-    if (d->in.past == 0)
-        dev->ops->attn_bwd(dev, &d->grad[0], &d->grad[1], &d->grad[2], &d->dout, &d->o, d->lse.data,
-                           &d->in);
+    dev->ops->attn_bwd(dev, &d->grad[0], &d->grad[1], &d->grad[2], &d->dout, &d->o, d->lse.data,
+                       &d->in);
 }
 
 static void reserve_for(struct dev *dev, const struct shape *s)
 {
-    const struct sizes sizes = {
-        .B = s->B, .T = s->T, .H = s->H, .P = s->P, .G = s->G, .S = s->past + s->T};
+    const struct sizes sizes = {.B = s->B, .T = s->T, .H = s->H, .P = s->P, .G = s->G, .S = s->T};
     reserve(dev, OP_ATTN, &sizes);
 }
 
@@ -106,8 +95,8 @@ static void check_shape(struct dev *dev, const struct shape *s)
     struct host h;
     char at[128];
     fill(&h, s);
-    snprintf(at, sizeof at, "%s: B%d T%d H%d P%d G%d docs %d past %d", dev->name, s->B, s->T, s->H,
-             s->P, s->G, (int)s->docs, s->past);
+    snprintf(at, sizeof at, "%s: B%d T%d H%d P%d G%d docs %d", dev->name, s->B, s->T, s->H, s->P,
+             s->G, (int)s->docs);
     const struct ref_attn in = ref_in(&h);
     struct device d = upload(dev, &h), again = upload(dev, &h);
     reserve_for(dev, s);
@@ -117,15 +106,13 @@ static void check_shape(struct dev *dev, const struct shape *s)
     ok_within(t_error(dev, &d.o, h.o), tol(dev, 1e-6), "%s: o", at);
     ok_within(t_error(dev, &d.lse, h.lse), tol(dev, 1e-6), "%s: lse", at);
     bool is_same = t_same(dev, &d.o, &again.o);
-    if (s->past == 0) {
-        ref_attn_bwd(h.grad[0], h.grad[1], h.grad[2], h.dout, &in);
-        for (int i = 0; i < 3; i++) {
-            /* of documents of one token, dq and dk are 0 but for rounding */
-            const bool is_tiny = i < 2 && dot(h.grad[i], h.grad[i], h.n[i]) < 1e-20;
-            const double bound = is_tiny ? INFINITY : 2e-6;
-            ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol(dev, bound), "%s: d%s", at, name[i]);
-            is_same = is_same && t_same(dev, &d.grad[i], &again.grad[i]);
-        }
+    ref_attn_bwd(h.grad[0], h.grad[1], h.grad[2], h.dout, &in);
+    for (int i = 0; i < 3; i++) {
+        /* of documents of one token, dq and dk are 0 but for rounding */
+        const bool is_tiny = i < 2 && dot(h.grad[i], h.grad[i], h.n[i]) < 1e-20;
+        const double bound = is_tiny ? INFINITY : 2e-6;
+        ok_within(t_error(dev, &d.grad[i], h.grad[i]), tol(dev, bound), "%s: d%s", at, name[i]);
+        is_same = is_same && t_same(dev, &d.grad[i], &again.grad[i]);
     }
     ok(is_same, "%s: the same bits again", at);
     ok(guard_ok(dev), "%s: workspace as planned", at);
@@ -150,7 +137,7 @@ static struct device part_of(const struct device *d, int t, int n)
 /* Packed documents equal separate ones. */
 static void check_packed(struct dev *dev)
 {
-    const struct shape s = {1, 170, 4, 32, 2, DOCS_MIXED, 0, 0};
+    const struct shape s = {1, 170, 4, 32, 2, DOCS_MIXED, 0};
     struct host h;
     fill(&h, &s);
     struct device packed = upload(dev, &h), apart = upload(dev, &h);
@@ -338,9 +325,9 @@ static void check(struct dev *dev)
     }
     check_packed(dev);
     free_all();
-    check_steps(dev, &(struct shape){3, 75, 6, 32, 2, DOCS_NONE, 1, 0});
+    check_steps(dev, &(struct shape){3, 75, 6, 32, 2, DOCS_NONE, 1});
     free_all();
-    check_steps(dev, &(struct shape){3, 40, 3, 22, 3, DOCS_NONE, 0, 0});
+    check_steps(dev, &(struct shape){3, 40, 3, 22, 3, DOCS_NONE, 0});
     free_all();
     check_cache(dev, 4, 16, 2, 270);
     free_all();
@@ -359,7 +346,7 @@ static double objective(void *ctx)
 
 static void check_reference(void)
 {
-    const struct shape s = {2, 9, 4, 3, 2, DOCS_SHORT, 0, 0};
+    const struct shape s = {2, 9, 4, 3, 2, DOCS_SHORT, 0};
     struct host h;
     fill(&h, &s);
     const struct ref_attn in = ref_in(&h);

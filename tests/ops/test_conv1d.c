@@ -1,5 +1,5 @@
 /* Tests of conv1d: forward, backward and step against the reference, the reference's gradient by
- * finite differences, history, packed documents, repeatability. */
+ * finite differences, packed documents, repeatability. test_read has what lies before a row. */
 #include "docs_test.h"
 
 struct shape {
@@ -38,10 +38,10 @@ static void fill(struct host *h, const struct shape *s)
     h->seg = docs_seg(s->docs, s->B, s->T);
 }
 
-static void ref_forward(struct host *h, double *taps)
+static void ref_forward(struct host *h)
 {
     const struct shape *s = &h->s;
-    ref_conv1d_fwd(h->y, h->x, h->w, h->bias, h->seg, taps, s->B, s->T, s->C, s->K);
+    ref_conv1d_fwd(h->y, h->x, h->w, h->bias, h->seg, NULL, s->B, s->T, s->C, s->K);
 }
 
 static void ref_backward(struct host *h)
@@ -82,13 +82,12 @@ static void check_shape(struct dev *dev, const struct shape *s)
     snprintf(at, sizeof at, "%s: B%d T%d C%d K%d docs %d", dev->name, s->B, s->T, s->C, s->K,
              (int)s->docs);
     struct device d[2] = {upload(dev, &h), upload(dev, &h)};
-    ref_forward(&h, NULL);
+    ref_forward(&h);
     ref_backward(&h);
     const struct sizes sizes = {.B = s->B, .T = s->T, .H = 1, .P = s->C, .K = s->K};
     reserve(dev, OP_CONV1D, &sizes);
     for (int i = 0; i < 2; i++) {
-        dev->ops->conv1d_fwd(dev, &d[i].y, &d[i].x, &d[i].w, &d[i].bias, d[i].seg, NULL, s->B,
-                             s->T);
+        dev->ops->conv1d_fwd(dev, &d[i].y, &d[i].x, &d[i].w, &d[i].bias, d[i].seg, s->B, s->T);
         dev->ops->conv1d_bwd(dev, &d[i].dx, &d[i].dw, &d[i].dbias, &d[i].dy, &d[i].x, &d[i].w,
                              &d[i].bias, d[i].seg, s->B, s->T);
     }
@@ -102,28 +101,6 @@ static void check_shape(struct dev *dev, const struct shape *s)
        "%s: the same bits again", at);
 }
 
-/* A sequence read in pieces, with history, equals one piece; the history left equals the
- * reference's. */
-static void check_history(struct dev *dev)
-{
-    const int cuts[] = {0, 1, 3, 4, 11, 40}, C = 150, K = 4;
-    const struct shape s = {1, 40, C, K, DOCS_NONE, 2};
-    const size_t n_taps = (size_t)(C * (K - 1));
-    struct host h;
-    fill(&h, &s);
-    double *taps = t_random(n_taps, 1, 9);
-    struct device d = upload(dev, &h);
-    struct tensor kept = t_f32(dev, taps, K - 1, C, 0);
-    ref_forward(&h, taps);
-    for (int i = 0; i < 5; i++) {
-        struct tensor y = tensor_row_range(&d.y, cuts[i], cuts[i + 1] - cuts[i]);
-        struct tensor x = tensor_row_range(&d.x, cuts[i], cuts[i + 1] - cuts[i]);
-        dev->ops->conv1d_fwd(dev, &y, &x, &d.w, &d.bias, NULL, kept.data, 1, cuts[i + 1] - cuts[i]);
-    }
-    ok_within(t_error(dev, &d.y, h.y), tol(dev, 5e-7), "%s: read in pieces", dev->name);
-    ok_within(t_error(dev, &kept, taps), 0, "%s: history kept", dev->name);
-}
-
 /* Three rows decode in slots 4, 0, 2, token by token: what the parallel pass gives, and the bits
  * that a row gives alone. */
 static void check_steps(struct dev *dev)
@@ -134,7 +111,7 @@ static void check_steps(struct dev *dev)
     struct host h;
     fill(&h, &s);
     struct device d = upload(dev, &h);
-    ref_forward(&h, NULL);
+    ref_forward(&h);
     struct tensor taps = t_f32(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
     struct tensor alone_taps = t_f32(dev, t_zeros(n_taps), 5 * (s.K - 1), s.C, 0);
     struct tensor alone = t_garbage(dev, s.B * s.T, s.C, s.C + s.gap);
@@ -161,14 +138,13 @@ static void check(struct dev *dev)
         check_shape(dev, &shapes[i]);
         free_all();
     }
-    check_history(dev);
     check_steps(dev);
 }
 
 static double objective(void *ctx)
 {
     struct host *h = ctx;
-    ref_forward(h, NULL);
+    ref_forward(h);
     return dot(h->y, h->dy, h->n);
 }
 

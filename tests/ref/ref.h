@@ -39,7 +39,8 @@ void ref_resid_bwd(double *dbranch, const double *dy, double scale, const struct
 /* x as an element of that type (F32, BF16, F16). */
 double ref_cast(double x, enum dtype to);
 
-/* --- conv1d: x and y (B,T,C), w (C,K), taps (B,K-1,C) or NULL as in ops.h --- */
+/* --- conv1d: x and y (B,T,C), w (C,K); taps (B,K-1,C): the inputs before t = 0, replaced by the
+ * last K-1; NULL: zeros --- */
 void ref_conv1d_fwd(double *y, const double *x, const double *w, const double *bias,
                     const int32_t *seg, double *taps, int B, int T, int C, int K);
 /* taps was NULL. */
