@@ -6,6 +6,7 @@
 #include "cpu.h"
 #include "encode.h"
 #include "model.h"
+#include "must.h"
 #include "spm.h"
 #include "tap.h"
 
@@ -19,12 +20,6 @@ struct tiny {
     struct model model;
     float *weights; /* as given to the model */
 };
-
-__attribute__((unused)) static void die(const struct err *err)
-{
-    printf("Bail out! %s: %s: %s\n", err->file, err->what, err->mend);
-    exit(1);
-}
 
 __attribute__((unused)) static void tiny_tok(struct tok **tok)
 {

@@ -6,19 +6,12 @@
 #include "batch.h"
 #include "cpu.h"
 #include "model.h"
+#include "must.h"
 #include "rng.h"
 #include "tap.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-__attribute__((unused)) static void must(int rc, const struct err *err)
-{
-    if (rc == 0)
-        return;
-    printf("Bail out! %s: %s: %s\n", err->file, err->what, err->mend);
-    exit(1);
-}
 
 /* The best instruction set of this machine, with n threads. */
 __attribute__((unused)) static void open_dev(struct dev *dev, int n_threads)

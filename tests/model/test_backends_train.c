@@ -23,14 +23,6 @@ struct tolerance {
     double loss, weights;
 };
 
-static void must(int rc, const struct err *err)
-{
-    if (rc >= 0)
-        return;
-    printf("Bail out! %s: %s: %s\n", err->file, err->what, err->mend);
-    exit(1);
-}
-
 static void free_outcome(struct outcome *o)
 {
     buf_free(&o->cut);
@@ -208,13 +200,11 @@ static void check_device(struct train_test *t, struct train_test *cpu, const str
 
 /* --- devices --- */
 
-static const struct gpu gpus[] = {{89, DT_F32}, {90, DT_BF16}, {75, DT_F16}};
-
 static void each_gpu(struct train_test *t, const struct reference *ref, bool is_emulated)
 {
     const struct cuda_lib lib = load_cuda_lib(is_emulated ? "libhm-emu.so" : "libhm-cuda.so");
     struct train_test cpu = *t;
-    for (size_t i = 0; i < sizeof gpus / sizeof *gpus; i++) {
+    for (size_t i = 0; i < MODEL_GPUS; i++) {
         if (is_emulated)
             open_emulated(&t->dev, &lib, &gpus[i], false);
         else

@@ -12,10 +12,6 @@
 
 static uint64_t seen_hash; /* of what the running check downloaded */
 
-/* An emulated GPU: the oldest has 64 KB of shared memory a block and no bf16, the second is what
- * people have, the last has 227 KB. */
-static const struct gpu gpus[] = {{89, DT_F32}, {89, DT_BF16}, {75, DT_F16}, {90, DT_BF16}};
-
 __attribute__((unused)) static bool is_cuda(const struct dev *dev)
 {
     return !dev->is_host;
@@ -77,7 +73,7 @@ static uint64_t run_emulated(void (*check)(struct dev *), void (*clean)(void),
 static void each_emulated(void (*check)(struct dev *), void (*clean)(void))
 {
     const struct cuda_lib lib = load_cuda_lib("libhm-emu.so");
-    for (size_t i = 0; i < sizeof gpus / sizeof *gpus; i++) {
+    for (size_t i = 0; i < N_GPUS; i++) {
         if (IS_TSAN && gpus[i].act == DT_F32)
             continue;
         const uint64_t hash = run_emulated(check, clean, &lib, &gpus[i], false);

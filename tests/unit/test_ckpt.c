@@ -1,6 +1,7 @@
 /* Checkpoints: a final one written and read back, in f32 and bf16; a file as Hugging Face makes
  * them, with config.json beside it; F16; what must be refused. */
 #include "ckpt.h"
+#include "must.h"
 #include "safetensors.h"
 #include "tap.h"
 
@@ -10,14 +11,6 @@
 #include <unistd.h>
 
 static char folder[] = "/tmp/hm-ckpt-XXXXXX";
-
-static void must(int rc, const struct err *err)
-{
-    if (rc == 0)
-        return;
-    printf("Bail out! %s: %s: %s\n", err->file, err->what, err->mend);
-    exit(1);
-}
 
 static const char *in_folder(const char *name)
 {
