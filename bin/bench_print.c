@@ -29,6 +29,13 @@ static int flush(struct bench_print *p, struct err *err)
     return out_flush(p->out, err);
 }
 
+/* Seconds of n calls that took time_s when each was waited for. */
+static double without_waits(const struct bench_print *p, double time_s, double n_calls)
+{
+    const double rest = time_s - n_calls * p->roof->wait_s;
+    return rest > 0 ? rest : 0;
+}
+
 static double rate(double n, double time_s)
 {
     return time_s > 0 ? n / time_s : 0;
@@ -178,10 +185,13 @@ int bench_print_roof(struct bench_print *p, struct err *err)
         .kind = "roof", .name = "product_f32", .gflop_s = roof->f32_flop_s / 1e9};
     const struct record bf16 = {
         .kind = "roof", .name = "product_bf16", .gflop_s = roof->bf16_flop_s / 1e9};
+    const struct record wait = {.kind = "roof", .name = "wait", .time_s = roof->wait_s};
     TRY(put(p, &memory, err));
     TRY(put(p, &f32, err));
     if (roof->bf16_flop_s > 0)
         TRY(put(p, &bf16, err));
+    if (roof->wait_s > 0)
+        TRY(put(p, &wait, err));
     return flush(p, err);
 }
 
@@ -189,7 +199,8 @@ static int put_op(struct bench_print *p, const char *phase, const struct trace *
                   const struct trace_entry *e, double traced_s, struct err *err)
 {
     char shape[96];
-    const double pass_s = trace_entry_time(trace, e), time_s = rate(pass_s, e->n_calls);
+    const double pass_s = without_waits(p, trace_entry_time(trace, e), e->n_calls);
+    const double time_s = rate(pass_s, e->n_calls);
     const struct record r = {.kind = "op",
                              .phase = phase,
                              .part = trace_section_name(e->section),
@@ -208,14 +219,9 @@ static int put_part(struct bench_print *p, const char *phase, const char *shape,
                     const struct trace *trace, enum trace_section section, double traced_s,
                     struct err *err)
 {
-    const double time_s = trace_section_time(trace, section);
-    struct record r = {.kind = "part",
-                       .phase = phase,
-                       .part = trace_section_name(section),
-                       .shape = shape,
-                       .time_s = time_s,
-                       .share = rate(time_s, traced_s)};
-    double floor_s = 0;
+    struct record r = {
+        .kind = "part", .phase = phase, .part = trace_section_name(section), .shape = shape};
+    double floor_s = 0, n_calls = 0;
     for (int i = 0; i < trace->n_entries; i++) {
         const struct trace_entry *e = &trace->entry[i];
         if (e->section != section)
@@ -223,8 +229,11 @@ static int put_part(struct bench_print *p, const char *phase, const char *shape,
         r.flop += e->n_calls * e->call.flops;
         r.byte += e->n_calls * e->call.bytes;
         floor_s += e->n_calls * trace_floor(p->roof, &e->call);
+        n_calls += e->n_calls;
     }
-    r.roofline = rate(floor_s, time_s);
+    r.time_s = without_waits(p, trace_section_time(trace, section), n_calls);
+    r.share = rate(r.time_s, traced_s);
+    r.roofline = rate(floor_s, r.time_s);
     return put(p, &r, err);
 }
 
@@ -244,9 +253,12 @@ static int put_section(struct bench_print *p, const char *phase, const char *sha
 int bench_print_phase(struct bench_print *p, const char *name, const char *shape,
                       const struct bench_phase *phase, const struct trace *trace, struct err *err)
 {
-    double traced_s = 0;
+    double traced_s = 0, n_calls = 0;
     for (int i = 0; i < TRACE_SECTIONS; i++)
         traced_s += trace_section_time(trace, (enum trace_section)i);
+    for (int i = 0; i < trace->n_entries; i++)
+        n_calls += trace->entry[i].n_calls;
+    traced_s = without_waits(p, traced_s, n_calls);
     const struct record r = {.kind = "phase",
                              .phase = name,
                              .shape = shape,

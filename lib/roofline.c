@@ -153,6 +153,21 @@ static double probe_best(struct probe *p, enum probe_what what, double time_s)
     return best;
 }
 
+/* Seconds of the shortest call that does next to nothing. */
+static double shortest_wait(struct probe *p)
+{
+    double best = 1;
+    for (int i = 0; i < 32; i++) {
+        dev_sync(p->dev);
+        const double start = trace_now();
+        dev_zero(p->dev, p->y.data, sizeof(float));
+        dev_sync(p->dev);
+        const double time = trace_now() - start;
+        best = time < best ? time : best;
+    }
+    return best;
+}
+
 int roofline_memory(struct roofline *r, struct dev *dev, struct pool *pool, size_t stream_bytes,
                     double time_s, struct err *err)
 {
@@ -173,6 +188,8 @@ int roofline_memory(struct roofline *r, struct dev *dev, struct pool *pool, size
         const double copied = moved / probe_best(&p, PROBE_COPY, time_s / 2);
         r->byte_s = copied > r->byte_s ? copied : r->byte_s;
     }
+    if (rc == 0)
+        r->wait_s = dev->is_host ? 0 : shortest_wait(&p);
     probe_close(&p);
     return rc;
 }

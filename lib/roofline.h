@@ -13,12 +13,13 @@ struct roofline {
     double f32_flop_s;  /* products in f32; 0: not known, they count nothing */
     double bf16_flop_s; /* in bf16, or f16 */
     double least_s;     /* of any call, however little it does; 0 where that is not known */
+    double wait_s;      /* what it adds to a call that it is begun alone and waited for */
 };
 
 /* Moves stream_bytes (far more than the caches hold): reads them in even shares by the threads of
  * the pool and, as a matrix of R = 1 steps, by linear_step, or, where the memory is not the host's
  * and pool is NULL, copies half of them to the other half; the best of them counts. Takes about
- * time_s, at least three passes. */
+ * time_s, at least three passes. Also measures wait_s, which is 0 on the host. */
 MUST_USE int roofline_memory(struct roofline *r, struct dev *dev, struct pool *pool,
                              size_t stream_bytes, double time_s, struct err *err);
 /* Square products by linear_fwd, from 256 up to 8192 as long as one takes less than a quarter of

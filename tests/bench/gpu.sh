@@ -3,10 +3,14 @@
 # the table below and prints a line of CSV for it: id, what, rate in tokens a second, bytes of
 # memory that the program took, date, GPU, driver. PEERS.csv (id,rate,bytes) is what another program
 # reached in the same hour on the same GPU; gpu.sh cannot know which, so the file says it in a line
-# of comment.
+# of comment. ops prints a line for each op of a row instead: what the roofline of the same run
+# predicts for a call, and what it took.
 #
 #   gpu.sh run [ID...]                       > gpu.csv     on the machine with the GPU; hm-bench in PATH
-#   gpu.sh report gpu.csv PEERS.csv          > BENCH.md    anywhere
+#   gpu.sh ops [ID...]                       > ops.csv     the same; default: train-base and prefill-base
+#   gpu.sh report gpu.csv PEERS.csv [ops.csv] > BENCH.md   anywhere
+#
+# DEVICE=cpu in the environment tries it without a GPU.
 set -euo pipefail
 
 rows() {
@@ -25,31 +29,51 @@ prefill-base|prefill base, 8 prompts of 1024|--what=prefill --preset=base --rows
 END
 }
 
+bench() {
+    hm-bench --device="${DEVICE:-cuda}" --format=csv "$@" < /dev/null
+}
+
 # The rate of hm-bench's only phase, and the memory that it planned.
 measure() {
-    hm-bench --device=cuda --format=csv "$@" |
+    bench "$@" |
         awk -F, '$1 == "run" && $4 == "memory" { bytes = $6 } $1 == "phase" { rate = $10 } END { printf "%.0f,%.0f", rate, bytes }'
 }
 
+# part, op, shape, calls, predicted and measured time of a call in us, share of the pass in percent
+measure_ops() {
+    bench "$@" | awk -F, -v OFS=, '$1 == "op" && $9 > 0 { print $3, $4, $5, $7, sprintf("%.2f", $9 * $17 / 100), sprintf("%.2f", $9), $18 }'
+}
+
 run() {
-    local id what args gpu
-    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader | head -n 1 | sed 's/, /,/')
-    echo 'id,what,tokens_s,bytes,date,gpu,driver'
-    while IFS='|' read -r id what args; do
+    local what=$1 id name args gpu
+    shift
+    gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n 1 | sed 's/, /,/') || gpu=none,
+    if [ "$what" = run ]; then
+        echo 'id,what,tokens_s,bytes,date,gpu,driver'
+    else
+        echo 'id,what,part,op,shape,calls,predicted_us,measured_us,share_pct,date,gpu,driver'
+        [ $# -gt 0 ] || set -- train-base prefill-base
+    fi
+    while IFS='|' read -r id name args; do
         if [ $# -gt 0 ] && [[ " $* " != *" $id "* ]]; then
             continue
         fi
         # shellcheck disable=SC2086
-        echo "$id,\"$what\",$(measure $args < /dev/null),$(date +%F),$gpu"
+        if [ "$what" = run ]; then
+            echo "$id,\"$name\",$(measure $args),$(date +%F),$gpu"
+        else
+            measure_ops ${args/--what=/--what=ops,} | sed "s|^|$id,\"$name\",|; s|\$|,$(date +%F),$gpu|"
+        fi
     done < <(rows)
 }
 
-report() {
-    local file
-    for file in "$@"; do
-        [ -r "$file" ] || { echo "gpu.sh: $file: cannot be read: check the name" >&2 && exit 1; }
-    done
-    awk -F, -v OFS=, '
+# Awk functions of both tables: a line's name in quotes, and what follows it.
+quoted='
+    function name_of(line) { sub(/^[^"]*"/, "", line); sub(/".*/, "", line); return line }
+    function rest_of(line) { sub(/^.*",/, "", line); return line }'
+
+report_rates() {
+    awk -F, -v OFS=, "$quoted"'
         function count(n) { return n >= 1e6 ? sprintf("%.2f M", n / 1e6) : n >= 1e3 ? sprintf("%.1f K", n / 1e3) : sprintf("%.0f", n) }
         function gib(n) { return n > 0 ? sprintf("%.2f GiB", n / 2 ^ 30) : "" }
         FNR == 1 { file++ }
@@ -57,20 +81,56 @@ report() {
         file == 1 && FNR > 1 { rate[$1] = $2; bytes[$1] = $3; next }
         file == 2 && FNR == 1 { next }
         file == 2 {
-            what = $0; sub(/^[^"]*"/, "", what); sub(/".*/, "", what)
-            rest = $0; sub(/^.*",/, "", rest); split(rest, f, ",")
+            split(rest_of($0), f, ",")
             if (!n++) {
                 printf "# How fast hm is\n\n%s, driver %s, %s.\n", f[4], f[5], f[3]
                 printf "hm: `tests/bench/gpu.sh run`; the peer, on the same GPU in the same hour: %s.\n\n", peer
                 print "| | hm, tokens/s | peer, tokens/s | ratio | hm, memory | peer, memory |\n|---|---|---|---|---|---|"
             }
-            printf "| %s | %s | %s | %s | %s | %s |\n", what, count(f[1]), $1 in rate ? count(rate[$1]) : "",
+            printf "| %s | %s | %s | %s | %s | %s |\n", name_of($0), count(f[1]), $1 in rate ? count(rate[$1]) : "",
                 $1 in rate ? sprintf("%.2f", f[1] / rate[$1]) : "", gib(f[2]), gib(bytes[$1])
         }' "$2" "$1"
 }
 
+# A table a row: its ops, the one that takes most first; those below one percent as one.
+report_ops() {
+    awk -F, "$quoted"'
+        FNR > 1 {
+            split(rest_of($0), f, ",")
+            if (!($1 in name)) { name[$1] = name_of($0); ids[++n_ids] = $1 }
+            line = sprintf("| %s | %s | %s | %d | %.1f | %.1f | %.0f %% | %.1f %% |", f[1], f[2], f[3], f[4], f[5], f[6], 100 * f[5] / f[6], f[7])
+            floor[$1] += f[4] * f[5]; took[$1] += f[4] * f[6]
+            if (f[7] < 1) { n_small[$1]++; small_floor[$1] += f[4] * f[5]; small[$1] += f[4] * f[6]; small_pct[$1] += f[7]; next }
+            at = ++n[$1]; lines[$1, at] = line; cost[$1, at] = f[4] * f[6]
+            for (; at > 1 && cost[$1, at] > cost[$1, at - 1]; at--) {
+                t = lines[$1, at]; lines[$1, at] = lines[$1, at - 1]; lines[$1, at - 1] = t
+                t = cost[$1, at]; cost[$1, at] = cost[$1, at - 1]; cost[$1, at - 1] = t
+            }
+        }
+        END {
+            for (i = 1; i <= n_ids; i++) {
+                id = ids[i]
+                printf "\n## %s: predicted against measured\n\n", name[id]
+                if (i == 1) print "`tests/bench/gpu.sh ops`: a call'"'"'s bytes and FLOPs at the rates of memory and products that were\nmeasured in the same run, and its time.\n"
+                print "| part | op | sizes | calls | predicted, us | measured, us | reached | of the pass |\n|---|---|---|--:|--:|--:|--:|--:|"
+                for (k = 1; k <= n[id]; k++) print lines[id, k]
+                if (n_small[id]) printf "| | %d others | | | %.1f in all | %.1f in all | %.0f %% | %.1f %% |\n", n_small[id], small_floor[id], small[id], 100 * small_floor[id] / small[id], small_pct[id]
+                printf "| | **all** | | | %.1f in all | %.1f in all | %.0f %% | |\n", floor[id], took[id], 100 * floor[id] / took[id]
+            }
+        }' "$1"
+}
+
+report() {
+    local file
+    for file in "$@"; do
+        [ -r "$file" ] || { echo "gpu.sh: $file: cannot be read: check the name" >&2 && exit 1; }
+    done
+    report_rates "$1" "$2"
+    [ $# -lt 3 ] || report_ops "$3"
+}
+
 case ${1-} in
-run) shift && run "$@" ;;
-report) shift && report "${1:?gpu.csv}" "${2:?PEERS.csv}" ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+run | ops) run "$@" ;;
+report) shift && report "${1:?gpu.csv}" "${2:?PEERS.csv}" ${3+"$3"} ;;
+*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac
