@@ -12,7 +12,7 @@ namespace
 {
 constexpr int THREADS = 256, MOST_BLOCKS = 1024;
 
-/* The sum over the block, in thread 0, by halves. */
+/* The sum over the block, by halves, in thread 0; the others have nothing. */
 __device__ double block_sum_double(double v)
 {
     SHARED(double, part, [THREADS]);
@@ -22,7 +22,7 @@ __device__ double block_sum_double(double v)
         if ((int)threadIdx.x < half)
             part[threadIdx.x] += part[threadIdx.x + half];
     }
-    return part[0];
+    return threadIdx.x == 0 ? part[0] : 0;
 }
 
 /* One block a share of the gradients, a multiple of 4 elements. Moves 4 n bytes; 2 n FLOPs. */
