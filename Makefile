@@ -25,7 +25,7 @@ OPT      ?= -O2 -g
 DATA     ?=
 FUZZ_SECONDS ?= 60
 JOBS     ?= $(shell nproc)
-# CUDA=0: without CUDA. CUDA_ARCH=89: machine code for that GPU alone, or for several.
+# CUDA=0: without CUDA. CUDA_ARCH=89: machine code for that GPU alone, or for several; all: for all.
 # CPPFLAGS CFLAGS CXXFLAGS LDFLAGS are added to ours. ASAN=1 or TSAN=1: with that sanitizer. V=1: say more.
 
 VERSION := 0.1.0
@@ -85,7 +85,7 @@ CUDA ?= 1
 NVCC ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc))
 ifneq ($(and $(filter-out 0,$(CUDA)),$(NVCC)),)
 CUDA_KNOWN := $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch))
-CUDA_ARCHS := $(or $(CUDA_ARCH),$(filter $(CUDA_KNOWN),75 80 86 89 90 100 120))
+CUDA_ARCHS := $(or $(filter-out all,$(CUDA_ARCH)),$(filter $(CUDA_KNOWN),75 80 86 89 90 100 120))
 # nvcc's front end runs once a virtual architecture, of which there are three: every kernel's source
 # asks only for 8.0 and 9.0.
 virtual     = $(if $(filter 7%,$(1)),$(1),$(if $(filter 8%,$(1)),80,90))
@@ -165,7 +165,8 @@ $(CB)/libhm-cuda.so: $(CUDA_OBJ)
 $(CB)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo '  nvcc $<'
-	$(Q)$(NVCC) $(CUDA_ALL) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.log) || { cat $(@:.o=.log) >&2; exit 1; }
+	$(Q)$(NVCC) $(CUDA_ALL) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c -o $@ $< 2>$(@:.o=.log) || \
+	    { grep -vE '^ptxas info|bytes stack frame' $(@:.o=.log) >&2; exit 1; }
 $(CB)/%.c.o: %.c
 	@mkdir -p $(@D)
 	@echo '  cc   $< for cuda'

@@ -1,9 +1,9 @@
 #!/bin/bash
 # ptxas: what the assembler said of every kernel when libhm-cuda.so was built: registers, shared
 # memory, spills. No kernel spills on sm_89 and sm_90, save those of may_spill and f32 instances of
-# kernels with matrix products, which exist for exactness and call theirs. The table of the
-# last accepted build is ptxas.csv, a row a kernel and GPU, the greatest figures of its instances;
-# `tests/check/ptxas.sh --accept` writes it anew.
+# kernels with matrix products, which exist for exactness and call theirs. The table of the last
+# accepted build is ptxas.csv, a row a kernel and GPU, the greatest figures of its instances; `make
+# cuda && tests/check/ptxas.sh --accept` writes it anew.
 . "$(dirname "$0")/../tap.sh"
 
 # Kernels whose largest instances keep a few words on the stack (16 to 64 bytes on sm_90), with a
