@@ -151,7 +151,7 @@ static void check_step(struct dev *dev, int n, int k, enum dtype dtype)
     ok_within(t_error(dev, &ty, y_ref), tol(dev, f32_tol(k)), "%s step %s %dx%d", dev->name,
               dtype_name(dtype), n, k);
     bool is_same = true;
-    for (int count = 1; count <= 5; count++)
+    for (int count = 1; count <= (int)some_of(5); count++)
         for (int r = 0; r + count <= R; r++) {
             struct tensor some = t_garbage(dev, count, n, 0);
             const struct tensor from = tensor_row_range(&tx, r, count);
@@ -202,7 +202,7 @@ static double *ref_fused(const struct fused *s, const double *x, const double *w
 
 static void check_fused(struct dev *dev, const struct fused *s)
 {
-    static const int counts[] = {1, 2, 7, 8, 9, 16, 17, 20, 33, 64, 100};
+    static const int counts[] = {7, 1, 2, 8, 9, 16, 17, 20, 33, 64, 100};
     const int rows = s->rows, w_rows = has_glu(s) ? 2 * s->n : s->n;
     const double *x = t_random((size_t)(rows * s->k), 1, 1), *norm_w = t_random((size_t)s->k, 1, 3);
     const double *w = t_random((size_t)(w_rows * s->k), 0.25, 2);
@@ -224,7 +224,7 @@ static void check_fused(struct dev *dev, const struct fused *s)
     ok_within(t_error(dev, &all, ref), within, "%s fused step %dx%d around %d", dev->name, s->n,
               s->k, (int)s->around);
     bool is_same = true;
-    for (size_t i = 0; i < sizeof counts / sizeof *counts && counts[i] < rows; i++) {
+    for (size_t i = 0; i < some_of(sizeof counts / sizeof *counts) && counts[i] < rows; i++) {
         const int R = counts[i], r = rows - R - (rows > R + 1);
         const struct tensor from = tensor_row_range(&tx, r, R), same = tensor_row_range(&all, r, R);
         /* in place: y is the residual */
