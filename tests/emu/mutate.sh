@@ -5,7 +5,8 @@
 # this with the compiler's command in HM_EMU_CXX and the folder of the build in HM_BUILD.
 #
 # A sed command that changes nothing means that the place is gone: write it anew. With a word as
-# argument, only mutants with that word in their name or test.
+# argument, only mutants with that word in their name or test; with --places it is only looked
+# whether all have their place, which tests/check/mutants.sh does in every `make test`.
 . "$(dirname "$0")/../tap.sh"
 
 tmp=$(mktemp -d)
@@ -72,7 +73,7 @@ planted() {
 # mutant NAME TEST FILE SED [OBJECT]: OBJECT is what is compiled where FILE is a header
 only=${1:-} names=() specs=()
 mutant() {
-    [[ "$2 $1" == *"$only"* ]] || return
+    [ "$only" = --places ] || [[ "$2 $1" == *"$only"* ]] || return
     names+=("test_$2 sees: $1")
     specs+=("$2" "$3" "$4" "${5:-$3}")
 }
@@ -83,14 +84,47 @@ mutant 'xent: a barrier is missing where warps join' xent xent.cu '/ block_join(
 mutant 'xent: a row is read past its end' xent xent.cu '/struct row_again/,/ put(/s/i < V;/i <= V;/'
 mutant 'gnorm: a barrier is missing between halves' gnorm gnorm.cu '/ block_sum_double(/,/^}/s/__syncthreads();//'
 mutant 'gnorm: gradients are read past the last' gnorm gnorm.cu 's/min(begin + share, n)/begin + share/'
+mutant 'gnorm: the last sum is left out of the verdict' gnorm gnorm.cu '/ k_verdict(/,/^}/s/i < n_parts;/i + 1 < n_parts;/'
+mutant 'xent: a barrier is missing where losses are added' xent xent.cu '/ k_add_losses(/,/^}/s/__syncthreads();//'
 mutant 'add_parts: a barrier is missing' conv1d rows.cuh '/k_add_parts(/,/^}/s/__syncthreads();//' conv1d.cu
 mutant 'embed: the order of sums is that of the threads' embed embed.cu 's/ before += o.loose\[begin + i\] < m;/ before += begin + i < at;/'
+mutant 'embed: rows past the last are written' embed embed.cu '/ k_embed_fwd(/,/^}/s/if (at.row + k < tiles.rows) {/if (true) {/'
+mutant 'embed: the last token is not counted' embed embed.cu '/ k_embed_count(/,/^}/s/if (m < M)/if (m + 1 < M)/'
+mutant 'embed: a barrier is missing in the scan of counts' embed embed.cu '/ k_embed_scan(/,/^}/s/__syncthreads();//'
+mutant 'embed: an id takes the place of its neighbour' embed embed.cu '/ k_embed_scatter(/,/^}/s/, 1) - 1\] = m/, 1)] = m/'
+mutant 'embed: a piece goes on into the next id' embed embed.cu '/ k_embed_sum(/,/^}/s/min(PIECE, end - at)/PIECE/'
+mutant 'embed: a barrier is missing where pieces are joined' embed embed.cu '/ k_embed_join(/,/^}/s/__syncthreads();//'
+
+# --- norms ---
+mutant 'gatenorm: rows past the last are written' gatenorm norm.cuh '/ k_norm_fwd(/,/^}/s/if (!has_row)/if (false)/' gatenorm.cu
+mutant 'rmsnorm: a barrier is missing where warps add dw' rmsnorm norm.cuh '/ write_part(/,/^}/s/__syncthreads();//' rmsnorm.cu
+mutant 'gatenorm: the gradient of a row past the last is written' gatenorm norm.cuh '/ k_norm_bwd(/,/^}/s/has_row = m < end;/has_row = m <= end;/' gatenorm.cu
+mutant 'rmsnorm: a long row is read past its end' rmsnorm norm_long.cuh '/ k_norm_fwd_long(/,/^}/s/d < o.D;/d <= o.D;/' rmsnorm.cu
+mutant 'gatenorm: dw of long rows has a row twice' gatenorm norm_long.cuh '/ k_norm_dw_long(/,/^}/s/m < end; m++/m <= end; m++/' gatenorm.cu
+mutant 'gatenorm: the gradient of a long row is written past its end' gatenorm norm_long.cuh '/ k_norm_bwd_long(/,/^}/s/d < o.D;/d <= o.D;/' gatenorm.cu
+
+# --- element by element ---
+mutant 'adamw: a step that is to be skipped is taken' adamw adamw.cu '/ k_adamw(/,/^}/s/ || ctl->skip)/)/'
+mutant 'cast: rows past the last are written' cast cast.cu '/ k_cast(/,/^}/s/if (at.row + k < tiles.rows) {/if (true) {/'
+mutant 'resid: the mask of the first micro-batch stays' resid resid.cu 's/(uint64_t)ctl->micro \* (uint64_t)count/0 * (uint64_t)count/'
+mutant 'rope: a quarter of the turn has the wrong sign' rope rope.cu 's/quarter >= 2 ? -b : b/quarter >= 3 ? -b : b/'
+mutant 'swiglu: rows past the last are written' swiglu swiglu.cu '/ k_swiglu_fwd(/,/^}/s/if (at.row + k < tiles.rows) {/if (true) {/'
+mutant 'swiglu: what is not wanted is written' swiglu swiglu.cu '/ k_swiglu_bwd(/,/^}/s/if (y.p)/if (true)/'
+
+# --- choosing a token ---
+mutant 'sample: a barrier is missing where warps join' sample sample.cu '/ block_reduce(/,/^}/s/__syncthreads();//'
+mutant 'sample: a barrier is missing in the first pass' sample sample.cu '/ k_tally(/,/^}/s/__syncthreads();//'
+mutant 'sample: a row has the penalties of the first' sample sample.cu '/ k_sample(/,/^}/s/a.tables.recent + r \* a/a.tables.recent + 0 * a/'
 
 # --- conv1d ---
 mutant 'conv1d: a document is not reset' conv1d conv1d.cu 's/return seg\[j - b\] == seg\[j\];/return true;/'
 mutant 'conv1d: a barrier is missing where warps add up' conv1d conv1d.cu '/ write_sums(/,/^}/s/__syncthreads();//'
 mutant 'conv1d: tokens before the row are read' conv1d conv1d.cu '/ read_before(/,/^}/s/if (t >= 0)/if (t >= -1)/'
 mutant 'conv1d: a run is written past its end' conv1d conv1d.cu '/ k_conv1d_fwd(/,/^}/s/if (t + k < end)/if (true)/'
+mutant 'conv1d: the gradient does not see the tokens behind a run' conv1d conv1d.cu 's/own_end + KMAX - 1 : at.t;/own_end : at.t;/'
+mutant 'conv1d: a row takes the history of another slot' read conv1d.cu '/ read_before(/,/^}/s/(int64_t)at.slot/(int64_t)at.b/'
+mutant 'conv1d: the history goes to another slot' read conv1d.cu '/ k_conv1d_keep(/,/^}/s/(int64_t)in.slot\[b\]/(int64_t)b/'
+mutant 'conv1d_step: the history goes to another slot' conv1d mamba_step.cu '/ k_conv1d_step(/,/^}/s/shift(in, x, slots\[r\], c)/shift(in, x, r, c)/'
 
 # --- the scan ---
 mutant 'ssd forward: a document is not reset within a chunk' ssd ssd_fwd.cu 's/ && steps->doc\[u + k\] == steps->doc\[tt\]//'
@@ -100,13 +134,15 @@ mutant 'ssd forward: later tokens are seen' ssd ssd_fwd.cu 's/const bool ok = u 
 mutant 'ssd forward: a barrier is missing before M is read' ssd ssd_fwd.cu '/before_chunk<S>(y/,/has_next/s/__syncthreads();//'
 mutant 'ssd forward: a chunk is used before it has come' ssd ssd_fwd.cu '/ k_ssd_fwd(/,/^}/s/copy_wait<0>();//'
 mutant 'ssd forward: tokens past the last are read' ssd ssd.cuh 's/at.len - t0, n_cols, in.is_wide/S::Q, n_cols, in.is_wide/' ssd_fwd.cu
-mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_states.cu 's/(IS_REVERSE ? t0 + S::Q : t0) % out.chunk == 0/t0 % out.chunk == 0/'
+mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_states.cu 's/(((IS_REVERSE ? t0 + S::Q : t0) & (out.chunk - 1)) == 0/((t0 \& (out.chunk - 1)) == 0/'
+mutant 'ssd states: a span does not fade' read ssd_states.cu '/ k_ssd_chain(/,/^}/s/s = decay \* s + end;/s = s + end;/'
 mutant 'ssd states: a barrier is missing' ssd ssd_states.cu '/ k_ssd_walk(/,/^}/s/__syncthreads();//'
-mutant 'ssd backward: a barrier is missing before the state is free' ssd ssd_bwd.cu 's,__syncthreads(); /\* x is free.*,,'
-mutant 'ssd backward: a barrier is missing before M is overwritten' ssd ssd_bwd.cu 's,__syncthreads(); /\* m is free.*,,'
-mutant 'ssd backward: a document is not reset within a chunk' ssd ssd_grad.cuh 's/= s >= start ? v : 0.0f;/= v + 0.0f * (float)start;/' ssd_bwd.cu
+mutant 'ssd backward: a barrier is missing before the state is free' ssd ssd_bwd.cu 's,__syncthreads(); /\* D\, x and tokens.*,,'
+mutant 'ssd backward: a barrier is missing before dy is read' ssd ssd_bwd.cu 's,__syncthreads(); /\* dy is there.*,,'
+mutant 'ssd backward: a document is not reset within a chunk' ssd ssd_grad.cuh 's/s <= t && s >= w->start\[t\] ?/s <= t ?/' ssd_bwd.cu
 mutant 'ssd backward: a document is not reset between chunks' ssd ssd_grad.cuh 's/t < w->n_live ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_bwd.cu
-mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/from.ld, n, channels_of(i),/from.ld, S::QT, channels_of(i),/'
+mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/^\( *\)n, o.P - slice \* S::PS, o.is_wide);/\1S::QT, o.P - slice * S::PS, o.is_wide);/'
+mutant 'ssd backward: the last chunk is left out of the parameters' ssd ssd_bwd.cu '/ k_ssd_grad_params(/,/^}/s/i < n_chunks;/i + 1 < n_chunks;/'
 
 # --- attention ---
 mutant 'attention: a document is not reset' attn attn.cu 's/w.first\[m\]\[half\] = seg ? .*;/w.first[m][half] = 0;/'
@@ -122,9 +158,12 @@ mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu 
 
 # --- decode ---
 mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'
-mutant 'attn_step: the cache is read past the position' attn attn_step.cu 's/min(begin + in.piece, pos + 1)/begin + in.piece/'
-mutant 'attn_step: a key of no position has weight' attn attn_step.cu 's/first + i \* KEYS < end ? s\[i\]\[h\] : LOWEST/s[i][h]/'
-mutant 'attn_step: a piece too many is joined' attn attn_step.cu 's/n = in.pos\[r\] \/ in.piece + 1;/n = in.pos[r] \/ in.piece + 2;/'
+mutant 'attn_step: the cache is read past the position' attn attn_step.cu '/ share_of(/,/^}/s/min((which + 1) \* each, pos + 1)/(which + 1) * each/'
+mutant 'attn_step: a key of no position has weight' attn attn_step.cu '/ take_tile(/,/^}/s/ < end ? x \* scale : LOWEST/ < end + TILE ? x * scale : LOWEST/'
+mutant 'attn_step: the part of a block is left out' attn attn_step.cu '/ k_attn_join(/,/^}/s/(in.n_blocks, /(in.n_blocks - 1, /'
+mutant 'attn_step: the cache of another slot is read' attn attn_step.cu 's/row0 = (int64_t)in.slot\[r\] \* in.S;/row0 = (int64_t)r * in.S;/'
+mutant 'attn_step: the new key goes to the place before' attn attn_step.cu 's/in.kcache.p\[(row0 + pos) \*/in.kcache.p[(row0 + (pos ? pos - 1 : 0)) */'
+mutant 'attn_read: new keys do not go behind the old ones' read attn.cu '/ k_attn_store(/,/^}/s/ + rows.pos\[row\];/;/'
 mutant 'linear_step: a barrier is missing before segments are added' linear linear_step.cu '/ k_linear_step(/,/^}/s/__syncthreads();//'
 mutant 'linear_step: rows past the last are read' linear linear_step.cu 's/r < x.R ? x.k - at : 0/x.k - at/'
 mutant 'linear_step: columns past the last are written' linear linear_step.cu 's/if (n0 + col < y.n)/if (true)/'
@@ -132,12 +171,25 @@ mutant 'linear_tile: a barrier is missing before a stage is used' linear linear_
 mutant 'linear_tile: a stage is overwritten while it is read' linear linear_tile.cu 's/tiles + next % STAGES/tiles + now % STAGES/'
 mutant 'linear_tile: a stage is used before it has come' linear linear_tile.cu 's/copy_wait<STAGES - 2>();/copy_wait<STAGES>();/'
 mutant 'mamba_step: a barrier is missing before y is read' mamba_step mamba_step.cu '/advance_any(sums/,/FUSED/s/__syncthreads();//'
-mutant 'mamba_step: rows of another head are advanced' mamba_step mamba_step.cu 's/const bool is_in = row < end;/const bool is_in = true;/'
-mutant 'mamba_step: the history is shifted before all have read it' mamba_step mamba_step.cu '/ fill_token(/,/^}/s/if (!is_bc)$/if (true)/'
+mutant 'mamba_step: rows of another block are advanced' mamba_step mamba_step.cu '/ advance_rows(/,/^}/s/if (p + i < end)$/if (true)/'
+mutant 'mamba_step: the state of another slot is advanced' mamba_step mamba_step.cu 's/in.state + ((int64_t)slot \* E/in.state + ((int64_t)r * E/'
+mutant 'ssd_step: the state is not kept' ssd mamba_step.cu '/ advance_rows(/,/^}/s/store(to + i/if (false) store(to + i/'
+mutant 'mamba_step: the history is shifted before all have read it' mamba_step mamba_step.cu '/ fill_token(/,/^}/{/if (i < n_e)$/{N;s/if (i < n_e)\(.*shift(\)/if (true)\1/}}'
+mutant 'mamba_step: the history of B and C goes to another slot' mamba_step mamba_step.cu '/ k_mamba_join(/,/^}/s/shift(conv, window_of(conv, r, slot, c), slot, c)/shift(conv, window_of(conv, r, slot, c), r, c)/'
 mutant 'mamba_step: a barrier is missing in the norm' mamba_step vec.cuh '/ block_sum(/,/^}/{/part\[/,/float sum/s/__syncthreads();//}' mamba_step.cu
 
 # --- recorded work ---
 mutant 'graphs: another key is replayed' dev graph.cu 's/if (g->key == key)/if (g->key + 1 == key || g->key == key)/'
+
+if [ "$only" = --places ]; then
+    gone=
+    for i in "${!names[@]}"; do
+        file=kernels/${specs[i * 4 + 1]}
+        sed "${specs[i * 4 + 2]}" "$file" | cmp -s "$file" - && gone+="$file: ${names[$i]}"$'\n'
+    done
+    ok_none "each of ${#names[@]} faults has its place in the kernels" "$gone"
+    done_testing
+fi
 
 tests=$(printf '%s\n' "${specs[@]}" | awk 'NR % 4 == 1' | sort -u)
 run() {
