@@ -13,6 +13,8 @@ struct task_pending {
     int n, label;
     double nats[TASK_MAX_CHOICES];
     size_t bytes[TASK_MAX_CHOICES];
+    int same_as[TASK_MAX_CHOICES]; /* the first choice of the same ids, which alone is scored: rows
+                                    * and places change last bits, and what is like ties */
 };
 
 int tasks_open(struct tasks *t, struct eval *e, struct err *err)
@@ -133,11 +135,15 @@ static int score_choices(struct tasks *t, const struct question *q, struct task_
     const size_t n_shared = count_shared(t, q->n_choices);
     if (is_packed(t, q, n_shared)) {
         for (int i = 0; i < q->n_choices; i++)
-            TRY(eval_pack(e, ID_BOS, t->text[i].data, t->text[i].n, n_shared, &p->nats[i], err));
+            if (p->same_as[i] == i)
+                TRY(eval_pack(e, ID_BOS, t->text[i].data, t->text[i].n, n_shared, &p->nats[i],
+                              err));
         return 0;
     }
     TRY(read_shared(t, n_shared, err));
     for (int i = 0; i < q->n_choices; i++) {
+        if (p->same_as[i] != i)
+            continue;
         TRY(check_room(t, q, &t->text[i], err));
         TRY(state_copy(&e->state, 1, &e->state, 0, err));
         TRY(eval_read(e, 1, t->context.data[n_shared], t->text[i].data + n_shared,
@@ -151,8 +157,8 @@ static void judge(struct tasks *t, const struct task_pending *p)
     struct task_score *s = &t->score[p->score];
     double plain[TASK_MAX_CHOICES], normal[TASK_MAX_CHOICES];
     for (int i = 0; i < p->n; i++) {
-        plain[i] = -p->nats[i];
-        normal[i] = -p->nats[i] / (double)p->bytes[i];
+        plain[i] = -p->nats[p->same_as[i]];
+        normal[i] = plain[i] / (double)p->bytes[i];
     }
     const double right = task_credit(plain, p->n, p->label);
     const double by_byte = task_credit(normal, p->n, p->label);
@@ -172,6 +178,17 @@ int tasks_end(struct tasks *t, struct err *err)
     return 0;
 }
 
+/* The first text that is like text i, which may be itself. */
+static int first_like(const struct tasks *t, int i)
+{
+    const struct ids *text = t->text;
+    int k = 0;
+    while (text[k].n != text[i].n ||
+           memcmp(text[k].data, text[i].data, text[i].n * sizeof *text[i].data) != 0)
+        k++;
+    return k;
+}
+
 static int put_choice(struct tasks *t, const struct question *q, int score, struct err *err)
 {
     if (t->n_pending == PENDING)
@@ -185,6 +202,7 @@ static int put_choice(struct tasks *t, const struct question *q, int score, stru
     for (int i = 0; i < q->n_choices; i++) {
         p->bytes[i] = q->choice[i].n;
         TRY(encode_joined(t, &q->context, &q->choice[i], &t->text[i], err));
+        p->same_as[i] = first_like(t, i);
     }
     return score_choices(t, q, p, err);
 }
