@@ -170,9 +170,10 @@ mutant 'attn_step, a block a KV head: a share too few is joined' attn attn_step.
 mutant 'linear_step: a barrier is missing before segments are added' linear linear_step.cu '/ k_linear_step(/,/^}/s/__syncthreads();//'
 mutant 'linear_step: rows past the last are read' linear linear_step.cu 's/r < x.R ? x.k - at : 0/x.k - at/'
 mutant 'linear_step: columns past the last are written' linear linear_step.cu 's/if (n0 + col < y.n)/if (true)/'
-mutant 'linear_tile: a barrier is missing before a stage is used' linear linear_tile.cu '/copy_wait<STAGES - 2>();/,/const int next/s/__syncthreads();//'
-mutant 'linear_tile: a stage is overwritten while it is read' linear linear_tile.cu 's/tiles + next % STAGES/tiles + now % STAGES/'
+mutant 'linear_tile: a barrier is missing before a stage is used' linear linear_tile.cu '/copy_wait<STAGES - 2>();/,/next == n_tiles/s/__syncthreads();/;/'
+mutant 'linear_tile: a stage is overwritten while it is read' linear linear_tile.cu 's/const int to = now > 0 ? now - 1 : STAGES - 1;/const int to = now;/'
 mutant 'linear_tile: a stage is used before it has come' linear linear_tile.cu 's/copy_wait<STAGES - 2>();/copy_wait<STAGES>();/'
+mutant 'linear_tile: a row of x takes the place of another' linear linear_tile.cuh 's/kept = is_second ? x.w\[i + 2\] : x.w\[i\];/kept = x.w[i];/' linear_tile.cu
 mutant 'mamba_step: a barrier is missing before y is read' mamba_step mamba_step.cu '/advance_any(sums/,/FUSED/s/__syncthreads();//'
 mutant 'mamba_step: rows of another block are advanced' mamba_step mamba_step.cu '/ advance_rows(/,/^}/s/if (p + i < end)$/if (true)/'
 mutant 'mamba_step: the state of another slot is advanced' mamba_step mamba_step.cu 's/in.state + ((int64_t)slot \* E/in.state + ((int64_t)r * E/'

@@ -247,7 +247,12 @@ static void check_all_fused(struct dev *dev)
         {40, 64, 8, 102}, {72, 192, 8, 40}, {37, 67, 3, 34}, {24, 1088, 8, 34}};
     static const struct fused wide[] = {{2049, 64, 0, 34, NORM, false, false},
                                         {4100, 64, 0, 34, NORM, false, true},
-                                        {16400, 64, 0, 9, PLAIN, false, true}};
+                                        {16400, 64, 0, 9, PLAIN, false, true},
+                                        /* rows of x kept in shared memory, several tiles of w */
+                                        {300, 512, 8, 70, NORM, false, false},
+                                        {60, 384, 8, 70, NORM, false, false},
+                                        {530, 256, 0, 68, NORM, false, true},
+                                        {140, 512, 8, 70, NORM_GLU, false, false}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int k = 0; k < AROUNDS; k++) {
             check_fused(dev, &(struct fused){sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3],
