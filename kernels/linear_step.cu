@@ -4,13 +4,14 @@
  *
  * Up to SMALL_ROWS rows k_linear_step does all in one pass, bound by the weights: n k elements read
  * once, 2 R n k FLOPs. From there on, and for the head (WIDE_ROWS of w) sooner, linear_tile.cu
- * takes over. */
+ * takes over, for fewer than NARROW_ROWS later; from 17 rows on linear_split.cu has plain products
+ * with few rows of w. */
 #include "cuda_ops.cuh"
 #include "linear_step.cuh"
 
 namespace
 {
-enum { SMALL_ROWS = 32, WIDE_ROWS = 16384 };
+enum { SMALL_ROWS = 32, WIDE_ROWS = 16384, NARROW_ROWS = 1024 };
 
 /* What a warp reads of x for 64 positions of k: rows g and g+8 of each 16-row tile, two octets. */
 template <class TX, int MR> struct raw_x {
@@ -191,7 +192,9 @@ void run_wide(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *
         run<T, T, 1, 2, true>(dev, y, x, w);
     else if (x.R <= 16)
         run<T, T, 1, 4, true>(dev, y, x, w);
-    else if (x.R > SMALL_ROWS || rows_of_w >= WIDE_ROWS)
+    else if (linear_split(dev, y, x, w))
+        return;
+    else if (x.R > (rows_of_w < NARROW_ROWS ? 2 : 1) * SMALL_ROWS || rows_of_w >= WIDE_ROWS)
         linear_tile(dev, y, x, w);
     else if (rows_of_w < 2048 && !y.is_glu)
         run<T, T, 2, 1, true>(dev, y, x, w);

@@ -122,4 +122,9 @@ __device__ __forceinline__ void step_store(const step_y<TX> &y, int r, int col, 
 template <class T>
 void linear_tile(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w);
 
+/* linear_split.cu: the same, plain, for rows of w so few that tiles of w do not fill the GPU.
+ * false: not a product for it, nothing is done. */
+template <class T>
+bool linear_split(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w);
+
 #endif

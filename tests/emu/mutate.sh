@@ -174,6 +174,9 @@ mutant 'linear_tile: a barrier is missing before a stage is used' linear linear_
 mutant 'linear_tile: a stage is overwritten while it is read' linear linear_tile.cu 's/const int to = now > 0 ? now - 1 : STAGES - 1;/const int to = now;/'
 mutant 'linear_tile: a stage is used before it has come' linear linear_tile.cu 's/copy_wait<STAGES - 2>();/copy_wait<STAGES>();/'
 mutant 'linear_tile: a row of x takes the place of another' linear linear_tile.cuh 's/kept = is_second ? x.w\[i + 2\] : x.w\[i\];/kept = x.w[i];/' linear_tile.cu
+mutant 'linear_split: sums take the place of tiles in use' linear linear_split.cu '/grid_release();/,/float \*sums/s/__syncthreads();//'
+mutant 'linear_split: a barrier is missing before segments are added' linear linear_split.cu '/leave_sums(sums/,/all = {0/s/__syncthreads();//'
+mutant 'linear_split: a stage is used before it has come' linear linear_split.cu 's/copy_wait<STAGES - 1>();/copy_wait<STAGES>();/'
 mutant 'mamba_step: a barrier is missing before y is read' mamba_step mamba_step.cu '/advance_any(sums/,/FUSED/s/__syncthreads();//'
 mutant 'mamba_step: rows of another block are advanced' mamba_step mamba_step.cu '/ advance_rows(/,/^}/s/if (p + i < end)$/if (true)/'
 mutant 'mamba_step: the state of another slot is advanced' mamba_step mamba_step.cu 's/in.state + ((int64_t)slot \* E/in.state + ((int64_t)r * E/'

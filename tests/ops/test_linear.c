@@ -252,7 +252,10 @@ static void check_all_fused(struct dev *dev)
                                         {300, 512, 8, 70, NORM, false, false},
                                         {60, 384, 8, 70, NORM, false, false},
                                         {530, 256, 0, 68, NORM, false, true},
-                                        {140, 512, 8, 70, NORM_GLU, false, false}};
+                                        {140, 512, 8, 70, NORM_GLU, false, false},
+                                        /* segments over warps */
+                                        {72, 1024, 8, 70, PLAIN, true, false},
+                                        {37, 1984, 1, 68, PLAIN, false, true}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         for (int k = 0; k < AROUNDS; k++) {
             check_fused(dev, &(struct fused){sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3],
