@@ -3,8 +3,10 @@
 # the table below and prints a line of CSV for it: id, what, rate in tokens a second, bytes of
 # memory that the program took, date, GPU, driver. PEERS.csv (id,rate,bytes) is what another program
 # reached in the same hour on the same GPU; gpu.sh cannot know which, so the file says it in a line
-# of comment. ops prints a line for each op of a row instead: what the roofline of the same run
-# predicts for a call, and what it took.
+# of comment. An ID is that of a row, or its first word for all such. Rows depth-DEPTH-ROWS-PATTERN,
+# decoding of the hybrid and of its transformer twin, are run where asked for, take some 3 minutes,
+# and make a table of their own. ops prints a line for each op of a row instead: what the roofline of the
+# same run predicts for a call, and what it took.
 #
 #   gpu.sh run [ID...]                       > gpu.csv     on the machine with the GPU; hm-bench in PATH
 #   gpu.sh ops [ID...]                       > ops.csv     the same; default: train-base and prefill-base
@@ -27,6 +29,14 @@ decode-base-deep|decoding base, 1 row, depth 32768|--what=decode --preset=base -
 decode-100m-1|decoding 100m, 1 row, depth 1024|--what=decode --preset=100m --rows=1 --depth=1024
 prefill-base|prefill base, 8 prompts of 1024|--what=prefill --preset=base --rows=8 --prompt=1024
 END
+    local depth n pattern
+    for depth in 1024 4096 16384 65536 131072; do
+        for n in 1 8 32; do
+            for pattern in mmtmtmtm tttttttt; do
+                echo "depth-$depth-$n-$pattern|decoding base as $pattern, rows $n, depth $depth|--what=decode --preset=base --pattern=$pattern --rows=$n --depth=$depth --time=0.1"
+            done
+        done
+    done
 }
 
 bench() {
@@ -55,7 +65,9 @@ run() {
         [ $# -gt 0 ] || set -- train-base prefill-base
     fi
     while IFS='|' read -r id name args; do
-        if [ $# -gt 0 ] && [[ " $* " != *" $id "* ]]; then
+        if [ $# -gt 0 ] && [[ " $* " != *" $id "* && " $* " != *" ${id%%-*} "* ]]; then
+            continue
+        elif [ $# -eq 0 ] && [[ $id == depth-* ]]; then
             continue
         fi
         # shellcheck disable=SC2086
@@ -80,6 +92,12 @@ report_rates() {
         file == 1 && /^#/ { peer = substr($0, 3); next }
         file == 1 && FNR > 1 { rate[$1] = $2; bytes[$1] = $3; next }
         file == 2 && FNR == 1 { next }
+        $1 ~ /^depth-/ {
+            split($1, at, "-"); split(rest_of($0), f, ",")
+            speed[at[2], at[3], at[4]] = f[1]
+            if (!(at[2] in depths)) depths[at[2]] = order[++n_depths] = at[2]
+            next
+        }
         file == 2 {
             split(rest_of($0), f, ",")
             if (!n++) {
@@ -89,6 +107,19 @@ report_rates() {
             }
             printf "| %s | %s | %s | %s | %s | %s |\n", name_of($0), count(f[1]), $1 in rate ? count(rate[$1]) : "",
                 $1 in rate ? sprintf("%.2f", f[1] / rate[$1]) : "", gib(f[2]), gib(bytes[$1])
+        }
+        END {
+            if (!n_depths) exit
+            print "\nDecoding, tokens/s: base, its transformer twin (tttttttt, the same grouped-query cache), and the hybrid over it.\n"
+            print "| depth | 1 row | twin | ratio | 8 rows | twin | ratio | 32 rows | twin | ratio |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+            for (i = 1; i <= n_depths; i++) {
+                line = "| " order[i]
+                for (rows = 1; rows <= 32; rows = rows == 1 ? 8 : rows * 4) {
+                    h = speed[order[i], rows, "mmtmtmtm"]; t = speed[order[i], rows, "tttttttt"]
+                    line = line " | " count(h) " | " count(t) " | " (t > 0 ? sprintf("%.2f", h / t) : "")
+                }
+                print line " |"
+            }
         }' "$2" "$1"
 }
 
