@@ -3,13 +3,22 @@
  * Uploads are copied into a ring of page-locked segments and sent from there, so that the host goes
  * on at once. A segment that was left is taken again only after the event that was recorded behind
  * its last copy: only an upload larger than the ring (weights) waits, for its own beginning. A
- * large download goes straight to the host's memory. */
+ * large download goes straight to the host's memory.
+ *
+ * A few words, which a decode step sends and gets, are moved by kernels, up as arguments: the copy
+ * engine takes up to 10 us to begin. */
 #include "stage.cuh"
 
 #include <cstdlib>
 #include <cstring>
 
-enum : size_t { SEGMENT_BYTES = 256 << 10, SEGMENTS = 8, ALIGN = 64, LATER_BYTES = 32 << 10 };
+enum : size_t {
+    SEGMENT_BYTES = 256 << 10,
+    SEGMENTS = 8,
+    ALIGN = 64,
+    LATER_BYTES = 32 << 10,
+    FEW_BYTES = 1024
+};
 enum : size_t { DOWNLOADS = SEGMENTS * SEGMENT_BYTES, LATER = DOWNLOADS + SEGMENT_BYTES };
 
 /* A download that was begun. */
@@ -18,6 +27,26 @@ struct later {
     size_t bytes;
     cudaEvent_t passed;
 };
+
+struct few_words {
+    uint32_t word[FEW_BYTES / 4];
+};
+
+/* One block. */
+static __global__ void k_upload(uint32_t *to, few_words from, int n)
+{
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
+        to[i] = from.word[i];
+}
+
+#ifndef CUDA_EMU /* which lets no kernel see the host's memory */
+/* One block; page-locked memory of the host has the same address on the device. */
+static __global__ void k_download(uint32_t *to, const uint32_t *from, int n)
+{
+    for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
+        to[i] = from[i];
+}
+#endif
 
 struct cuda_stage {
     /* SEGMENTS for uploads; at DOWNLOADS one for downloads, at LATER those that were begun */
@@ -70,11 +99,22 @@ static cudaError_t turn(struct cuda_stage *s, cudaStream_t stream)
     return cudaEventSynchronize(s->passed[s->segment]);
 }
 
+static bool is_few(const void *on_device, size_t bytes)
+{
+    return bytes > 0 && bytes <= FEW_BYTES && bytes % 4 == 0 && (uintptr_t)on_device % 4 == 0;
+}
+
 void stage_upload(struct dev *dev, void *to, const void *host, size_t bytes)
 {
     struct cuda *c = cuda_of(dev);
     struct cuda_stage *s = c->stage;
     cudaError_t e = cudaSuccess;
+    if (is_few(to, bytes)) {
+        few_words words;
+        memcpy(words.word, host, bytes);
+        launch(dev, "upload", k_upload, 1, 64, 0, (uint32_t *)to, words, (int)(bytes / 4));
+        return;
+    }
     for (size_t done = 0; done < bytes && e == cudaSuccess;) {
         const size_t left = bytes - done, n = left < SEGMENT_BYTES ? left : SEGMENT_BYTES;
         if (s->at + n > SEGMENT_BYTES)
@@ -121,8 +161,15 @@ void stage_download_begin(struct dev *dev, void *host, const void *from, size_t 
     }
     l->host = host;
     l->bytes = bytes;
-    cudaError_t e = cudaMemcpyAsync(s->ring + LATER + i * LATER_BYTES, from, bytes,
-                                    cudaMemcpyDeviceToHost, c->stream);
+    uint8_t *to = s->ring + LATER + i * LATER_BYTES;
+    cudaError_t e = cudaSuccess;
+#ifndef CUDA_EMU
+    if (is_few(from, bytes))
+        launch(dev, "download", k_download, 1, 32, 0, (uint32_t *)to, (const uint32_t *)from,
+               (int)(bytes / 4));
+    else
+#endif
+        e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, c->stream);
     if (e == cudaSuccess)
         e = cudaEventRecord(l->passed, c->stream);
     cuda_note(dev, e, "download");
