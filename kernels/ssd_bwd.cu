@@ -15,100 +15,7 @@
  * goes through memory. */
 #include "cuda_ops.cuh"
 #include "ssd_grad.cuh"
-
-/* What pulls at an item's tokens, for finish: pull of products that end or begin at the token, x .
- * dxs, dy . x, and what pulls at the chunk's end. A thread a token. */
-template <class S>
-__device__ __forceinline__ void keep_sums(float4 *sums, const grad_smem<S> *w, int parity, int n)
-{
-    const int t = (int)threadIdx.x;
-    if (t >= n)
-        return;
-    float4 v = {0, 0, w->diag[t], 0};
-#pragma unroll
-    for (int k = 0; k < S::NS; k++)
-        v.x += k <= t / 16 ? w->slot[k][t] : 0.0f;
-#pragma unroll
-    for (int c = 0; c < S::WC; c++) {
-        v.x += w->pull[c][t];
-        v.y += w->direct[c][t];
-        v.w += w->behind[c][t];
-    }
-    if (t == n - 1)
-#pragma unroll
-        for (int i = 0; i < S::WARPS; i++)
-            v.w += w->through[parity][i];
-    sums[t] = v;
-}
-
-/* ddt and the chunk's share of the parameter gradients of head h, from its slices' sums. One warp;
- * t rises with lanes. */
-template <class S>
-__device__ void finish(const grad_smem<S> *w, const grad_args<typename S::T> &o, const float4 *sums,
-                       int slices, int h, int chunk, int row0, int n)
-{
-    using T = typename S::T;
-    const int lane = lane_id();
-    const float a = -expf(o.a_log[h]);
-    float4 v[S::PER];
-    float delta[S::PER], at_end = 0;
-#pragma unroll
-    for (int i = 0; i < S::PER; i++) {
-        const int t = lane * S::PER + i;
-        delta[i] = t < n ? o.delta[(int64_t)(row0 + t) * o.H + h] : 0.0f;
-        v[i] = float4{0, 0, 0, 0};
-        for (int slice = 0; slice < slices && t < n; slice++) {
-            const float4 s = sums[slice * S::QT + t];
-            v[i] = float4{v[i].x + s.x, v[i].y + s.y, v[i].z + s.z, v[i].w + s.w};
-        }
-        at_end += v[i].w;
-    }
-    at_end = warp_sum(at_end);
-
-    /* A running sum from the right that a document's first token ends. */
-    float run = 0;
-    bool has_first = false;
-#pragma unroll
-    for (int i = S::PER - 1; i >= 0; i--) {
-        const int t = lane * S::PER + i;
-        const bool is_first = t < S::QT && w->start[t] == t;
-        v[i].x += t == n - 1 ? at_end : 0.0f;
-        run = is_first ? 0.0f : run + v[i].x;
-        has_first = has_first || is_first;
-    }
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const float right = __shfl_down_sync(0xffffffffu, run, step);
-        const bool right_first = __shfl_down_sync(0xffffffffu, (int)has_first, step) != 0;
-        if (lane + step < 32) {
-            run += has_first ? 0.0f : right;
-            has_first = has_first || right_first;
-        }
-    }
-    run = __shfl_down_sync(0xffffffffu, run, 1);
-    if (lane == 31)
-        run = 0;
-    float share[3] = {};
-#pragma unroll
-    for (int i = S::PER - 1; i >= 0; i--) {
-        const int t = lane * S::PER + i;
-        if (t >= n)
-            continue;
-        run = w->start[t] == t ? 0.0f : run + v[i].x;
-        /* softplus'(v) = 1 - exp(-softplus(v)) */
-        const float ddt = (v[i].y + a * run) * -expm1f(-delta[i]);
-        o.ddt.p[(int64_t)(row0 + t) * o.ddt.ld + h] = from_f32<T>(ddt);
-        share[0] += ddt;
-        share[1] += a * delta[i] * run;
-        share[2] += v[i].z;
-    }
-#pragma unroll
-    for (int i = 0; i < 3; i++) {
-        const float sum = warp_sum(share[i]);
-        if (lane == 0)
-            o.dparam[((int64_t)chunk * o.H + h) * 3 + i] = sum;
-    }
-}
+#include "ssd_pull.cuh"
 
 /* The sum of dCB over heads, as a T tile (s,t) where x and dy were. */
 template <class S>
@@ -200,17 +107,17 @@ __device__ __forceinline__ float dot_states(const typename S::T *d, const typena
     return warp_sum(has_diagonal(at) ? v[0] + v[1] : 0.0f);
 }
 
-/* The part of an item that D gives: dxs and dB; by token (has_diagonal), what pulls. */
+/* The part of an item that D gives: dxs and dB; by token, x . dxs over the lane's channels. */
 template <class S>
 __device__ __forceinline__ void
 from_behind(frag_c (&dxs)[S::CB][2], frag_c (&db)[S::NB][2], float (&behind)[2],
             const grad_smem<S> *w, const head_tokens_of<S> *head,
             const frag_a<typename S::T> (&x)[S::PB], int d, const place &at, int N)
 {
-    using T = typename S::T;
-    float scale[2];
-    frag_c dots[2] = {};
     const int s0 = at.strip * 16 + at.g;
+    const float to_end[2] = {head->to_end[s0], head->to_end[s0 + 8]};
+    const float scale[2] = {to_end[0] * head->delta[s0], to_end[1] * head->delta[s0 + 8]};
+    behind[0] = behind[1] = 0;
     if (at.wc * S::CB < S::PB)
         grad_x_behind<S>(dxs, w, state_at<S>(w, d), at, N);
 #pragma unroll
@@ -218,28 +125,22 @@ from_behind(frag_c (&dxs)[S::CB][2], frag_c (&db)[S::NB][2], float (&behind)[2],
 #pragma unroll
         for (int c = 0; c < S::CB; c++)
             if (is_own<S>(at, k, c))
-                add_dots<T>(dots, x[k], dxs[c]);
-    diagonal(behind, dots, at);
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const float to_end = head->to_end[s0 + 8 * i];
-        scale[i] = to_end * head->delta[s0 + 8 * i];
-        behind[i] *= scale[i];
+                for (int j = 0; j < 2; j++) {
+                    const frag_c v = c_of_a(x[k], j);
 #pragma unroll
-        for (int c = 0; c < S::CB; c++)
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                dxs[c][k / 2].r[2 * i + k % 2] *= to_end;
-    }
+                    for (int i = 0; i < 4; i++) {
+                        dxs[c][j].r[i] *= to_end[i / 2];
+                        behind[i / 2] += v.r[i] * dxs[c][j].r[i];
+                    }
+                }
     grad_b_behind<S>(db, x, scale, state_at<S>(w, d), at, N);
 }
 
-/* From dxs: dx and x . dxs by token, in f32: of few tokens it cancels, and rounded dxs would not.
- */
+/* From dxs: dx. */
 template <class S>
 __device__ __forceinline__ void
-finish_x(frag_c (&dxs)[S::CB][2], float (&direct)[2], const float (&delta)[2],
-         const frag_a<typename S::T> (&x)[S::PB], const frag_a<typename S::T> (&dy)[S::PB],
+finish_x(frag_c (&dxs)[S::CB][2], const float (&delta)[2], const frag_a<typename S::T> (&dy)[S::PB],
          mat<typename S::T> dx, float skip, const place &at, int n, int n_cols, bool is_wide)
 {
     using T = typename S::T;
@@ -252,12 +153,10 @@ finish_x(frag_c (&dxs)[S::CB][2], float (&direct)[2], const float (&delta)[2],
             if (is_own<S>(at, k, c)) {
 #pragma unroll
                 for (int j = 0; j < 2; j++) {
-                    const frag_c y = c_of_a(dy[k], j), v = c_of_a(x[k], j);
+                    const frag_c y = c_of_a(dy[k], j);
 #pragma unroll
-                    for (int i = 0; i < 4; i++) {
-                        direct[i / 2] += v.r[i] * dxs[c][j].r[i];
+                    for (int i = 0; i < 4; i++)
                         dxs[c][j].r[i] = delta[i / 2] * dxs[c][j].r[i] + skip * y.r[i];
-                    }
                 }
             }
         store_c2<T>(dx.p + s0 * (int)dx.ld + col, dx.ld, dxs[c][0], dxs[c][1], n - s0, n_cols - col,
@@ -342,7 +241,7 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
         const int next = head_no + (next_slice == 0 ? 1 : 0);
         frag_c dxs[S::CB][2] = {};
         frag_a<T> x[S::PB], dy[S::PB];
-        float behind[2], direct[2] = {}, pull[2];
+        float behind[2], pull[2];
         const head_tokens_of<S> *head = &w->head[parity];
         copy_wait<0>();
         __syncthreads(); /* D, x and tokens are there, the last S and dy are free */
@@ -383,18 +282,21 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
             load_a<T>(dy[k], w->dy + at.strip * 16 * S::LDP + k * 16, S::LDP);
         if (at.wc * S::CB < S::PB)
             finish_x<S>(
-                dxs, direct, rows.delta, x, dy,
+                dxs, rows.delta, dy,
                 mat<T>{o.dx.p + (int64_t)row0 * o.dx.ld + head_no * o.P + slice * S::PS, o.dx.ld},
                 o.skip[head_no], at, n, o.P - slice * S::PS, o.is_wide);
         const float scale[2] = {head->from_start[s0], head->from_start[s0 + 8]};
         grad_c_before<S>(dc, pull, dy, scale, w, state_at<S>(w, state), at, N);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
-            const float begin = rows.delta[k] * sum_of_4(rows.begin[k]), dot = sum_of_4(direct[k]);
+            const float later = sum_of_4(rows.later[k]), dot = sum_of_4(behind[k]);
             if (has_diagonal(at)) {
-                w->pull[at.wc][s0 + 8 * k] = pull[k] - behind[k] - (at.wc == 0 ? begin : 0.0f);
-                w->direct[at.wc][s0 + 8 * k] = dot;
-                w->behind[at.wc][s0 + 8 * k] = behind[k];
+                w->before[at.wc][s0 + 8 * k] = pull[k];
+                w->behind[at.wc][s0 + 8 * k] = dot;
+                if (at.wc == 0) {
+                    w->later[s0 + 8 * k] = later;
+                    w->kept_delta[s0 + 8 * k] = rows.delta[k];
+                }
             }
         }
         if (S::RING == 3) {
@@ -420,27 +322,6 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
                  o.is_wide);
     write_sum<S>(mat<T>{o.dc.p + (int64_t)row0 * o.dc.ld + (int64_t)g * N, o.dc.ld}, dc, at, n, N,
                  o.is_wide);
-}
-
-/* Adds the chunks' shares of a head's parameter gradients, in their order. Block: 128 threads, one
- * a head (grid x). Memory: 12 B*Z*H bytes. */
-static __global__ void k_ssd_grad_params(float *ddt_bias, float *da_log, float *dskip,
-                                         const float *dparam, int64_t n_chunks, int H)
-{
-    const int h = (int)blockIdx.x;
-    float sum[3] = {};
-    for (int64_t i = threadIdx.x; i < n_chunks; i += 128)
-#pragma unroll
-        for (int k = 0; k < 3; k++)
-            sum[k] += dparam[(i * H + h) * 3 + k];
-#pragma unroll
-    for (int k = 0; k < 3; k++)
-        sum[k] = block_sum<128>(sum[k]);
-    if (threadIdx.x == 0) {
-        ddt_bias[h] += sum[0];
-        da_log[h] += sum[1];
-        dskip[h] += sum[2];
-    }
 }
 
 /* Calls f with the tiles for T, P and N in so much shared memory. The first is the fast one; the

@@ -64,9 +64,11 @@ template <class S> struct grad_smem {
     head_tokens_of<S> head[2];
     float slot[S::NS][S::QT];   /* pulls of pairs on t, by the strip of s */
     float diag[S::QT];          /* dy_t . x_t */
-    float pull[S::WC][S::QT];   /* the other pulls */
-    float direct[S::WC][S::QT]; /* x_t . dxs_t */
-    float behind[S::WC][S::QT]; /* the part of it that came from D, times delta */
+    float later[S::QT];         /* sum over t > s of m(t,s) dy_t . x_s */
+    float same[S::QT];          /* m(s,s) dy_s . x_s */
+    float kept_delta[S::QT];    /* of the head that these are of */
+    float before[S::WC][S::QT]; /* pulls of what S gave */
+    float behind[S::WC][S::QT]; /* x_s . (to_end D B_s) */
     float through[2][S::WARPS]; /* S . D as it pulls, of two items */
     int start[S::QT];           /* first token of t's document, -1: before the chunk */
     int n_live, n_cut;
@@ -238,7 +240,7 @@ template <class S> __device__ __forceinline__ bool is_own(const place &at, int k
 /* A strip's rows of pairs: where its tokens stand in the decays. */
 struct pair_rows {
     float cum[2], delta[2];
-    float begin[2]; /* pulls of pairs that begin at s, over delta */
+    float later[2]; /* sums of pairs, over those that end behind s */
 };
 
 /* A tile of a strip's pairs, s by t of strip ts: m; the sum of dCB over heads; pulls, those on t
@@ -250,14 +252,17 @@ pair_tile(pair_rows &rows, grad_smem<S> *w, const head_tokens_of<S> *head,
 {
     using T = typename S::T;
     const int lane = at.tid % 32, s0 = at.strip * 16 + at.g, t0 = ts * 16 + at.q * 2;
-    frag_c gram[2] = {}, m[2];
+    frag_c gram[2] = {}, odd[2] = {}, m[2]; /* sums over even and odd k: shorter chains */
 #pragma unroll
     for (int k = 0; k < S::PB; k++) {
         frag_b<T> b[2];
         load_b2<T>(b, w->dy + ts * 16 * S::LDP + k * 16, S::LDP);
-        mma<T>(gram[0], x[k], b[0]);
-        mma<T>(gram[1], x[k], b[1]);
+        mma<T>(k % 2 ? odd[0] : gram[0], x[k], b[0]);
+        mma<T>(k % 2 ? odd[1] : gram[1], x[k], b[1]);
     }
+#pragma unroll
+    for (int i = 0; i < 8 && S::PB > 1; i++)
+        gram[i / 4].r[i % 4] += odd[i / 4].r[i % 4];
     const frag_a<T> cb = w->cb[tile * 32 + lane].a;
     float c[2], column[4] = {};
     if (!IS_DIAGONAL) {
@@ -282,16 +287,24 @@ pair_tile(pair_rows &rows, grad_smem<S> *w, const head_tokens_of<S> *head,
                 decay = c[i / 2] * rise[i % 2];
             m[j].r[i] = cb_j.r[i] * decay;
             dcb[i] = gram[j].r[i] * (decay * rows.delta[i / 2]);
-            if (IS_DIAGONAL && s == t && at.wc == 0)
-                w->diag[t] = gram[j].r[i];
-            const float pull = IS_DIAGONAL && s == t ? 0.0f : gram[j].r[i] * m[j].r[i];
-            rows.begin[i / 2] += pull;
-            column[2 * j + i % 2] += pull * rows.delta[i / 2];
+            const float pair = IS_DIAGONAL && s == t ? 0.0f : gram[j].r[i] * m[j].r[i];
+            rows.later[i / 2] += pair;
+            column[2 * j + i % 2] += pair * rows.delta[i / 2];
         }
         if (at.wc == 0) {
             float4 *const sum = &w->dcb[tile * 64 + j * 32 + lane];
             const float4 old = *sum;
             *sum = float4{old.x + dcb[0], old.y + dcb[1], old.z + dcb[2], old.w + dcb[3]};
+        }
+    }
+    if (IS_DIAGONAL && at.wc == 0 && has_diagonal(at)) {
+        float dot[2], one[2];
+        diagonal(dot, gram, at);
+        diagonal(one, m, at);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            w->diag[s0 + 8 * i] = dot[i];
+            w->same[s0 + 8 * i] = one[i] * dot[i];
         }
     }
     const float sum = sum_columns(column);
@@ -394,27 +407,32 @@ __device__ __forceinline__ void grad_c_before(frag_c (&dc)[S::NB][2], float (&pu
 {
     using T = typename S::T;
     frag_c dots[2] = {};
+    constexpr int two = sizeof(T) == 2 ? 2 : 1; /* blocks at once: their chains overlap */
+    static_assert(S::NB % two == 0, "whole pairs");
 #pragma unroll
-    for (int block = 0; block < S::NB; block++) {
+    for (int block = 0; block < S::NB; block += two) {
         const int n0 = (at.wc * S::NB + block) * 16;
-        frag_c v[2] = {};
-        frag_a<T> c;
+        frag_c v[two][2] = {};
         if (ssd_is_pad<T>(n0, N))
             break;
 #pragma unroll
-        for (int k = 0; k < S::PB; k++) {
-            frag_b<T> b[2];
-            load_b2_t<T>(b, state + k * 16 * S::LDN + n0, S::LDN);
-            mma<T>(v[0], dy[k], b[0]);
-            mma<T>(v[1], dy[k], b[1]);
+        for (int k = 0; k < S::PB; k++)
+#pragma unroll
+            for (int i = 0; i < two; i++) {
+                frag_b<T> b[2];
+                load_b2_t<T>(b, state + k * 16 * S::LDN + n0 + i * 16, S::LDN);
+                mma<T>(v[i][0], dy[k], b[0]);
+                mma<T>(v[i][1], dy[k], b[1]);
+            }
+#pragma unroll
+        for (int i = 0; i < two; i++) {
+            frag_a<T> c;
+            load_a<T>(c, w->c + at.strip * 16 * S::LDN + n0 + i * 16, S::LDN);
+            add_dots<T>(dots, c, v[i]);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                dc[block + i][k / 4].r[k % 4] += scale[k % 4 / 2] * v[i][k / 4].r[k % 4];
         }
-        load_a<T>(c, w->c + at.strip * 16 * S::LDN + n0, S::LDN);
-        add_dots<T>(dots, c, v);
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                dc[block][j].r[i] += scale[i / 2] * v[j].r[i];
     }
     diagonal(pull, dots, at);
 #pragma unroll
