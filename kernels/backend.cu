@@ -178,6 +178,7 @@ static constexpr struct ops make_table()
     t.linear_step = cuda_linear_step;
     t.linear_step_fused = cuda_linear_step_fused;
     t.conv1d_step = cuda_conv1d_step;
+    t.ssd_states_bytes = cuda_ssd_states_bytes;
     t.ssd_fwd = cuda_ssd_fwd;
     t.ssd_bwd = cuda_ssd_bwd;
     t.ssd_read = cuda_ssd_read;
@@ -335,6 +336,7 @@ extern "C" __attribute__((visibility("default"))) int hm_cuda_open(struct dev *d
         return -1;
     }
     dev->head_rows = c->n_sm >= LARGE_SM ? HEAD_ROWS_LARGE : HEAD_ROWS;
+    dev->reads_states = c->n_sm >= LARGE_SM; /* where memory is less scarce than time */
     dev->ops = &table;
     return 0;
 }

@@ -450,6 +450,9 @@ __device__ __forceinline__ void ssd_advance(ssd_state<S> &s, const T *x, const T
     }
 }
 
+/* Tokens of a chunk of kept states: those of the gradient, which a chunk of the forward divides. */
+int ssd_states_chunk(const struct dev *dev, enum dtype dtype, int P, int N);
+
 /* ssd_states.cu. Workspace of the three below. */
 size_t ssd_spans_bytes(int B, int T, int H, int P, int N);
 /* That of a read of R rows with T tokens in all. */

@@ -351,11 +351,12 @@ template <class F> static void with_shape_of(enum dtype dtype, int P, int N, siz
     });
 }
 
-/* Workspace: S and D; tokens, sums and shares of parameters; what the states want. */
+/* Workspace: D, and S where it was not kept; tokens, sums and shares of parameters; what the states
+ * want. */
 struct bwd_work {
     size_t states, tokens, sums, params, spans, all;
 };
-template <class S> static bwd_work work_of(int B, int T, int H, int P, int N)
+template <class S> static bwd_work work_of(int B, int T, int H, int P, int N, bool has_states)
 {
     const auto padded = [](size_t n) { return (n + 255) / 256 * 256; };
     const size_t heads = (size_t)B * (size_t)((T + S::QT - 1) / S::QT) * (size_t)H;
@@ -366,37 +367,54 @@ template <class S> static bwd_work work_of(int B, int T, int H, int P, int N)
     w.sums = padded(heads * slices * S::QT * sizeof(float4));
     w.params = padded(heads * 3 * sizeof(float));
     w.spans = ssd_spans_bytes(B, T, H, P, N);
-    w.all = 2 * w.states + w.tokens + w.sums + w.params + w.spans;
+    w.all = (has_states ? 1 : 2) * w.states + w.tokens + w.sums + w.params + w.spans;
     return w;
+}
+
+size_t cuda_ssd_states_bytes(const struct dev *dev, const struct sizes *s)
+{
+    const int chunk = ssd_states_chunk(dev, dev->act_dtype, s->P, s->N);
+    return (size_t)s->B * (size_t)((s->T + chunk - 1) / chunk) * (size_t)s->H * (size_t)s->P *
+           (size_t)s->N * dtype_size(dev->act_dtype);
+}
+
+int ssd_states_chunk(const struct dev *dev, enum dtype dtype, int P, int N)
+{
+    int chunk = 0;
+    with_shape_of(dtype, P, N, cuda_of(dev)->smem_bytes,
+                  [&](auto shape) { chunk = decltype(shape)::QT; });
+    return chunk;
 }
 
 size_t cuda_ssd_bwd_plan(const struct dev *dev, const struct sizes *s)
 {
     size_t bytes = 0;
     with_shape_of(dev->act_dtype, s->P, s->N, cuda_of(dev)->smem_bytes, [&](auto shape) {
-        bytes = work_of<decltype(shape)>(s->B, s->T, s->H, s->P, s->N).all;
+        bytes = work_of<decltype(shape)>(s->B, s->T, s->H, s->P, s->N, s->keeps_states).all;
     });
     return bytes;
 }
 
-/* o but for what lies in the workspace. */
+/* o but for what lies in the workspace. kept: states, or NULL. */
 template <class S>
 static void grad(struct dev *dev, grad_args<typename S::T> *o, const struct tensor *dy,
-                 const struct ssd_in *in)
+                 const void *kept, const struct ssd_in *in)
 {
     using T = typename S::T;
-    const bwd_work work = work_of<S>(in->B, in->T, in->H, in->P, in->N);
+    const bwd_work work = work_of<S>(in->B, in->T, in->H, in->P, in->N, kept != nullptr);
     assert(dev->work_bytes >= work.all);
-    char *const at = (char *)dev->work, *const tokens = at + 2 * work.states;
-    T *states = (T *)at, *dstates = (T *)(at + work.states);
-    o->S = states;
+    char *const at = (char *)dev->work, *const tokens = at + work.all - work.spans - work.params -
+                                                        work.sums - work.tokens;
+    T *const dstates = (T *)at, *const states = (T *)(at + work.states);
+    o->S = kept ? (const T *)kept : states;
     o->D = dstates;
     o->tokens = (float *)tokens;
     o->sums = (float4 *)(tokens + work.tokens);
     o->dparam = (float *)(tokens + work.tokens + work.sums);
     void *spans = tokens + work.tokens + work.sums + work.params;
     o->Z = (in->T + S::QT - 1) / S::QT;
-    cuda_ssd_states(dev, states, S::QT, spans, in);
+    if (!kept)
+        cuda_ssd_states(dev, states, S::QT, spans, in);
     cuda_ssd_dstates(dev, dstates, dy, S::QT, spans, in);
     launch(dev, "ssd_bwd", k_ssd_grad<S>, dim3((unsigned)(in->B * o->Z), (unsigned)in->G),
            S::THREADS, sizeof(grad_smem<S>), *o);
@@ -405,9 +423,8 @@ static void grad(struct dev *dev, grad_args<typename S::T> *o, const struct tens
 void cuda_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                   struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                   struct tensor *dskip, const struct tensor *dy, const float *delta,
-                  const float *states, const struct ssd_in *in)
+                  const void *states, const struct ssd_in *in)
 {
-    (void)states; /* of ops.h's chunks; this one has its own */
     with_shape_of(dx->dtype, in->P, in->N, cuda_of(dev)->smem_bytes, [&](auto shape) {
         using S = decltype(shape);
         using T = typename S::T;
@@ -431,7 +448,7 @@ void cuda_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct
         o.G = in->G;
         o.is_wide = ssd_view_of<T>(in).is_wide && has_wide_rows(dy) && has_wide_rows(dx) &&
                     has_wide_rows(dbmat) && has_wide_rows(dcmat);
-        grad<S>(dev, &o, dy, in);
+        grad<S>(dev, &o, dy, states, in);
         launch(dev, "ssd_bwd", k_ssd_grad_params, (unsigned)in->H, 128, 0, (float *)ddt_bias->data,
                (float *)da_log->data, (float *)dskip->data, o.dparam, (int64_t)in->B * o.Z, in->H);
     });

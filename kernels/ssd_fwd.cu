@@ -2,8 +2,8 @@
  * block walks a span of tokens of a few heads of a group in chunks of Q:
  *   y_t = sum_{u<=t} (C_t . B_u) exp(cum_t - cum_u) delta_u x_u + into_t S C_t + skip x_t
  *   S  <- through S + sum_u tail_u x_u B_u^T
- * and the states never leave registers. `states` of ssd_fwd are not kept (lib gives NULL): the
- * backward makes them again (ssd_states.cu). */
+ * and the states never leave registers, but for those before the chunks of the gradient where they
+ * are kept: rounded to x's type, as ssd_states.cu would make them again. */
 #include "cuda_ops.cuh"
 #include "ssd.cuh"
 
@@ -13,7 +13,10 @@ template <class T> struct fwd_out {
     float *delta, *last; /* last (B,H,P,N), of a read (slots,H,P,N), or NULL: the state before the
                             sequence, then behind it */
     const float *before; /* (B,spans,H,P,N) states before the spans; NULL: last is */
+    T *states;           /* (B,Z,H,P,N) before each chunk of `chunk` tokens, or NULL */
+    int chunk;           /* a power of 2 */
     bool is_wide;        /* y's rows */
+    bool has_wide_states;
 };
 
 /* Shared memory: S::stages of (x, B), C, M, 2 S::batch of steps. */
@@ -221,6 +224,12 @@ __global__ void __launch_bounds__(S::threads, S::blocks)
         const int t0 = token_of(i), t1 = token_of(i + 1), now = i % 2;
         const int after = i - i % S::batch + S::batch + own; /* its chunk of the next batch */
         const bool has_next = i + 1 < n;
+        if (out.states && (t0 & (out.chunk - 1)) == 0) {
+            const int Z = (at.len + out.chunk - 1) / out.chunk;
+            const int64_t n_head = ((int64_t)at.b * Z + t0 / out.chunk) * in.H + at.h0;
+            ssd_store_state<S>(out.states + n_head * PN, s, in.P, in.N, at.n_heads,
+                               out.has_wide_states);
+        }
         copy_wait<0>();
         __syncthreads();
         if (has_next && S::stages == 2) {
@@ -269,7 +278,7 @@ size_t cuda_ssd_fwd_plan(const struct dev *dev, const struct sizes *s)
     return ssd_spans_bytes(s->B, s->T, s->H, s->P, s->N);
 }
 
-static void forward(struct dev *dev, struct tensor *y, float *delta, float *last,
+static void forward(struct dev *dev, struct tensor *y, float *delta, void *states, float *last,
                     const struct ssd_in *in, const struct read_rows *rows)
 {
     const float *before = cuda_ssd_spans(dev, dev->work, last, in, rows);
@@ -283,6 +292,9 @@ static void forward(struct dev *dev, struct tensor *y, float *delta, float *last
             out.delta = delta;
             out.last = last;
             out.before = before;
+            out.states = (T *)states;
+            out.chunk = ssd_states_chunk(dev, y->dtype, in->P, in->N);
+            out.has_wide_states = (size_t)in->N * sizeof(T) % 16 == 0;
             out.is_wide = view.is_wide && has_wide_rows(y);
             launch(dev, "ssd_fwd", k_ssd_fwd<S>,
                    dim3(ssd_blocks<S>(view.H, view.G), (unsigned)view.n_spans, (unsigned)view.B),
@@ -291,16 +303,15 @@ static void forward(struct dev *dev, struct tensor *y, float *delta, float *last
     });
 }
 
-void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+void cuda_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, void *states, float *last,
                   const struct ssd_in *in)
 {
-    (void)states;
-    forward(dev, y, delta, last, in, nullptr);
+    forward(dev, y, delta, states, last, in, nullptr);
 }
 
 void cuda_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
                    const struct ssd_in *in, const struct read_rows *rows)
 {
     (void)delta;
-    forward(dev, y, nullptr, state, in, rows);
+    forward(dev, y, nullptr, nullptr, state, in, rows);
 }

@@ -97,6 +97,13 @@ static void carve_remade(struct carver *v, struct layer_acts *l)
     v->arena.used = top;
 }
 
+/* A host's forward makes states in any case. */
+static bool keeps_states(const struct carver *v)
+{
+    return v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP &&
+           (v->kind == PASS_TRAIN || (v->kind == PASS_FORWARD && v->dev->is_host));
+}
+
 static void carve_mamba(struct carver *v, struct layer_acts *l)
 {
     const struct config *c = v->c;
@@ -107,10 +114,17 @@ static void carve_mamba(struct carver *v, struct layer_acts *l)
     l->states = NULL;
     if (v->kind == PASS_STEP)
         return;
-    const size_t Z = ((size_t)v->T + (size_t)c->Q - 1) / (size_t)c->Q;
     l->delta = floats(v, n_rows(v) * H);
-    if (v->kind != PASS_READ && v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP)
-        l->states = floats(v, (size_t)v->B * Z * (size_t)inner(c) * (size_t)c->N);
+    if (keeps_states(v)) {
+        const struct sizes s = {.B = v->B,
+                                .T = v->T,
+                                .H = c->mamba_heads,
+                                .P = c->mamba_head_dim,
+                                .N = c->N,
+                                .G = c->mamba_groups,
+                                .Q = c->Q};
+        l->states = arena_take(&v->arena, v->dev->ops->ssd_states_bytes(v->dev, &s), MEM_ACTS);
+    }
 }
 
 static void split_qkv(struct tensor *q, struct tensor *k, struct tensor *v,

@@ -39,8 +39,8 @@ struct layer_acts {
     struct tensor conv;    /* (M,E+2GN): x, B, C after the convolution */
     struct tensor y, g;    /* (M,E): after the SSM, after the gated norm */
     float *rstd_g;         /* (M) */
-    float *delta, *states; /* (M,H), (B,Z,H,P,N): see ssd_fwd; not in a STEP pass; states NULL
-                              where they are not kept, as in a READ pass */
+    float *delta;          /* (M,H); not in a STEP pass */
+    void *states;          /* see ssd_fwd; NULL where they are not kept, as in a READ pass */
     struct tensor qkv;     /* (M,(H+2G)*P) of a 't' layer, and its parts */
     struct tensor q, k, v; /* (M,H*P), (M,G*P) twice */
     struct tensor o;       /* (M,H*P): attention's output */

@@ -159,7 +159,11 @@ static void dry_conv1d_step(struct dev *dev, struct tensor *y, float *taps, cons
                             const struct step_rows *rows)
 {
 }
-static void dry_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+static size_t dry_ssd_states_bytes(const struct dev *dev, const struct sizes *s)
+{
+    return 0;
+}
+static void dry_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, void *states, float *last,
                         const struct ssd_in *in)
 {
 }
@@ -170,7 +174,7 @@ static void dry_ssd_read(struct dev *dev, struct tensor *y, float *delta, float 
 static void dry_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt,
                         struct tensor *dbmat, struct tensor *dcmat, struct tensor *ddt_bias,
                         struct tensor *da_log, struct tensor *dskip, const struct tensor *dy,
-                        const float *delta, const float *states, const struct ssd_in *in)
+                        const float *delta, const void *states, const struct ssd_in *in)
 {
 }
 static void dry_ssd_step(struct dev *dev, struct tensor *y, float *state, const struct ssd_in *in,
@@ -274,6 +278,7 @@ static const struct ops dry_ops = {
     .conv1d_read = dry_conv1d_read,
     .conv1d_bwd = dry_conv1d_bwd,
     .conv1d_step = dry_conv1d_step,
+    .ssd_states_bytes = dry_ssd_states_bytes,
     .ssd_fwd = dry_ssd_fwd,
     .ssd_read = dry_ssd_read,
     .ssd_bwd = dry_ssd_bwd,

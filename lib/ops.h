@@ -207,6 +207,8 @@ struct ops {
      * step. OP_SSD stands for mamba_step, too (R rows); OP_ATTN's S bounds what a row holds after a
      * read. */
     size_t (*plan)(const struct dev *, enum op, const struct sizes *);
+    /* Bytes of the states that ssd_fwd keeps for ssd_bwd, in the backend's own form. */
+    size_t (*ssd_states_bytes)(const struct dev *, const struct sizes *);
 
     /* --- weight handles --- */
     /* Bytes of handle memory for an (n,k) matrix read by products in dtype; 0: the master is used
@@ -284,17 +286,17 @@ struct ops {
                         const struct step_rows *);
 
     /* --- SSD --- */
-    /* y (B,T,H*P). delta (B,T,H) f32 and states (B,Z,H,P,N) f32 (before each chunk) are kept for
-     * the backward; states NULL: not kept, ssd_bwd (given NULL, too) makes them again. Q is what
-     * states are kept by; a backend may work in chunks of its own. last (B,H,P,N) f32 or NULL: the
+    /* y (B,T,H*P). delta (B,T,H) f32 and states (before each chunk) are kept for the backward;
+     * states NULL: not kept, ssd_bwd (given NULL, too) makes them again, with the same bits. Q is a
+     * chunk's length; a backend may work in chunks of its own. last (B,H,P,N) f32 or NULL: the
      * state before t = 0, replaced by the one after T. NULL: starts at zero. */
-    void (*ssd_fwd)(struct dev *, struct tensor *y, float *delta, float *states, float *last,
+    void (*ssd_fwd)(struct dev *, struct tensor *y, float *delta, void *states, float *last,
                     const struct ssd_in *in);
     /* dx, ddt, dbmat, dcmat overwrite; the three parameter gradients (H) add. */
     void (*ssd_bwd)(struct dev *, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                     struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                     struct tensor *dskip, const struct tensor *dy, const float *delta,
-                    const float *states, const struct ssd_in *in);
+                    const void *states, const struct ssd_in *in);
     /* in->B = 1, in->T = M, seg NULL; delta (M,H) f32; state (slots,H,P,N) f32: before a row,
      * replaced by the one after it. */
     void (*ssd_read)(struct dev *, struct tensor *y, float *delta, float *state,

@@ -198,10 +198,11 @@ static void timed_conv1d_bwd(struct dev *dev, struct tensor *dx, struct tensor *
 
 /* --- SSD: within chunks of q = min(Q,T), and through the states before each --- */
 
-static double ssd_states_size(const struct ssd_in *in)
+static double ssd_states_size(const struct trace *t, const struct dev *dev, const struct ssd_in *in)
 {
-    const int Z = (in->T + in->Q - 1) / in->Q;
-    return 4.0 * in->B * Z * in->H * in->P * in->N;
+    const struct sizes s = {
+        .B = in->B, .T = in->T, .H = in->H, .P = in->P, .N = in->N, .G = in->G, .Q = in->Q};
+    return (double)t->inner->ssd_states_bytes(dev, &s);
 }
 
 static double ssd_flops(const struct ssd_in *in)
@@ -210,16 +211,17 @@ static double ssd_flops(const struct ssd_in *in)
     return (double)in->B * in->T * (in->H * (q * P + 4 * P * N) + in->G * q * N);
 }
 
-static void timed_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states,
+static void timed_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, void *states,
                           float *last, const struct ssd_in *in)
 {
     struct trace *t = trace_begin(dev);
     t->inner->ssd_fwd(dev, y, delta, states, last, in);
     const double one_state = 4.0 * in->B * in->H * in->P * in->N;
-    trace_end(t, COST("ssd_fwd", "BTHN", {in->B, in->T, in->H, in->N},
-                      .bytes = ssd_inputs_size(in) + size_of(y) + 4.0 * in->B * in->T * in->H +
-                               (states ? ssd_states_size(in) : 0) + (last ? 2 * one_state : 0),
-                      .flops = ssd_flops(in), .is_16bit = y->dtype != DT_F32));
+    trace_end(t,
+              COST("ssd_fwd", "BTHN", {in->B, in->T, in->H, in->N},
+                   .bytes = ssd_inputs_size(in) + size_of(y) + 4.0 * in->B * in->T * in->H +
+                            (states ? ssd_states_size(t, dev, in) : 0) + (last ? 2 * one_state : 0),
+                   .flops = ssd_flops(in), .is_16bit = y->dtype != DT_F32));
 }
 
 static void timed_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
@@ -237,13 +239,13 @@ static void timed_ssd_read(struct dev *dev, struct tensor *y, float *delta, floa
 static void timed_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt,
                           struct tensor *dbmat, struct tensor *dcmat, struct tensor *ddt_bias,
                           struct tensor *da_log, struct tensor *dskip, const struct tensor *dy,
-                          const float *delta, const float *states, const struct ssd_in *in)
+                          const float *delta, const void *states, const struct ssd_in *in)
 {
     struct trace *t = trace_begin(dev);
     t->inner->ssd_bwd(dev, dx, ddt, dbmat, dcmat, ddt_bias, da_log, dskip, dy, delta, states, in);
     trace_end(t, COST("ssd_bwd", "BTHN", {in->B, in->T, in->H, in->N},
                       .bytes = 2 * ssd_inputs_size(in) + size_of(dy) + 4.0 * in->B * in->T * in->H +
-                               (states ? ssd_states_size(in) : 0),
+                               (states ? ssd_states_size(t, dev, in) : 0),
                       .flops = 2 * ssd_flops(in), .is_16bit = dy->dtype != DT_F32));
 }
 

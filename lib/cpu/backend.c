@@ -90,6 +90,7 @@ const struct ops CPU_OPS = {
     .conv1d_read = cpu_conv1d_read,
     .conv1d_bwd = cpu_conv1d_bwd,
     .conv1d_step = cpu_conv1d_step,
+    .ssd_states_bytes = cpu_ssd_states_bytes,
     .ssd_fwd = cpu_ssd_fwd,
     .ssd_read = cpu_ssd_read,
     .ssd_bwd = cpu_ssd_bwd,

@@ -81,14 +81,15 @@ void cpu_rope(struct dev *dev, struct tensor *x, const int32_t *pos, int n_heads
               bool inverse);
 
 /* --- SSD --- */
-void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+size_t cpu_ssd_states_bytes(const struct dev *dev, const struct sizes *s);
+void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, void *states, float *last,
                  const struct ssd_in *in);
 void cpu_ssd_read(struct dev *dev, struct tensor *y, float *delta, float *state,
                   const struct ssd_in *in, const struct read_rows *rows);
 void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                  struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                  struct tensor *dskip, const struct tensor *dy, const float *delta,
-                 const float *states, const struct ssd_in *in);
+                 const void *states, const struct ssd_in *in);
 void cpu_ssd_step(struct dev *dev, struct tensor *y, float *state, const struct ssd_in *in,
                   const struct step_rows *rows);
 void cpu_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *state,

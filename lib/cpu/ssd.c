@@ -79,6 +79,12 @@ static size_t states_bytes(int B, int T, int H, int P, int N, int Q)
                           sizeof(float));
 }
 
+size_t cpu_ssd_states_bytes(const struct dev *dev, const struct sizes *s)
+{
+    (void)dev;
+    return states_bytes(s->B, s->T, s->H, s->P, s->N, s->Q);
+}
+
 size_t ssd_plan_states(const struct sizes *s)
 {
     return s->keeps_states ? 0 : states_bytes(s->B, s->T, s->H, s->P, s->N, s->Q);
@@ -218,7 +224,7 @@ void ssd_remake_states(struct dev *dev, float *states, size_t work_from, const f
     run(&o);
 }
 
-void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, float *states, float *last,
+void cpu_ssd_fwd(struct dev *dev, struct tensor *y, float *delta, void *states, float *last,
                  const struct ssd_in *in)
 {
     struct fwd o = {dev, in, y, delta, states, last, NULL, 0, 0};

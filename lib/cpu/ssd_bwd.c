@@ -321,7 +321,7 @@ static void bwd_share(void *arg, int worker, int n_workers)
 void cpu_ssd_bwd(struct dev *dev, struct tensor *dx, struct tensor *ddt, struct tensor *dbmat,
                  struct tensor *dcmat, struct tensor *ddt_bias, struct tensor *da_log,
                  struct tensor *dskip, const struct tensor *dy, const float *delta,
-                 const float *states, const struct ssd_in *in)
+                 const void *states, const struct ssd_in *in)
 {
     const int n_workers = n_workers_of(dev), heads = in->H / in->G;
     struct scratch s = {dev->work, states ? 0 : ssd_states_bytes(in)};

@@ -3,11 +3,11 @@
  *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o ssd_bench tests/bench/ssd_bench.cu \
  *        kernels/ssd_fwd.cu kernels/ssd_states.cu kernels/ssd_bwd.cu lib/dtype.c
  *
- * (-DFORWARD_ONLY: without ssd_bwd.cu.) Sizes are those of the `base` preset, bf16, x B C dt as
- * columns of wider rows, as in the model. A CSV line a shape and direction on stdout: time of a
- * call, the bytes that inputs and outputs have, that a second, and the share of the floor: those
- * bytes at the bandwidth of a copy, measured first. ssd_grad: what the backward takes besides its
- * two passes over states. */
+ * Sizes are those of the `base` preset, bf16, x B C dt as columns of wider rows, as in the model. A
+ * CSV line a shape and direction on stdout: time of a call, the bytes that inputs and outputs have,
+ * that a second, and the share of the floor: those bytes at the bandwidth of a copy, measured
+ * first. kept 1: the forward keeps the states. ssd_grad: what the backward takes besides its passes
+ * over states. */
 #include "cuda_ops.cuh"
 #include "ssd.cuh"
 
@@ -75,9 +75,14 @@ double copy_rate(cudaStream_t stream)
     return 2.0 * (double)bytes / s;
 }
 
-void report(const char *what, int B, int T, double time_s, double bytes, double rate)
+struct shape {
+    int B, T;
+    bool keeps; /* states */
+};
+
+void report(const char *what, const struct shape &s, double time_s, double bytes, double rate)
 {
-    printf("%s,%d,%d,%.4f,%.1f,%.0f,%.1f\n", what, B, T, time_s * 1e3, bytes / 1e6,
+    printf("%s,%d,%d,%d,%.4f,%.1f,%.0f,%.1f\n", what, s.B, s.T, s.keeps, time_s * 1e3, bytes / 1e6,
            bytes / time_s / 1e9, 100 * bytes / rate / time_s);
     fflush(stdout);
 }
@@ -92,8 +97,9 @@ struct tensor vec(float *p)
     return tensor_of(p, DT_F32, 1, H, 0, 0, 0);
 }
 
-void run_shape(struct dev *dev, int B, int T, double rate)
+void run_shape(struct dev *dev, const struct shape &s, double rate)
 {
+    const int B = s.B, T = s.T;
     const int64_t M = (int64_t)B * T;
     const size_t n = (size_t)M;
     bf16 *xbc = take<bf16>(n * C, 1, 0), *dt = take<bf16>(n * H, 1, -3);
@@ -101,6 +107,7 @@ void run_shape(struct dev *dev, int B, int T, double rate)
     bf16 *ddt = take<bf16>(n * H, 1, 0);
     float *delta = take<float>(n * H, 1, 0), *vectors = take<float>(6 * H, 0.5f, 0.5f);
     struct sizes sizes = {};
+    sizes.keeps_states = s.keeps;
     struct ssd_in in = {};
     struct tensor y = columns(out, M, E, 0, E);
     in.x = columns(xbc, M, C, 0, E);
@@ -118,40 +125,38 @@ void run_shape(struct dev *dev, int B, int T, double rate)
     in.G = sizes.G = G;
     in.Q = sizes.Q = 64;
     dev->work_bytes = cuda_ssd_fwd_plan(dev, &sizes);
-#ifndef FORWARD_ONLY
     const size_t bwd_work = cuda_ssd_bwd_plan(dev, &sizes);
     dev->work_bytes = bwd_work > dev->work_bytes ? bwd_work : dev->work_bytes;
-#endif
     dev->work = take<char>(dev->work_bytes + 1, 0, 0);
+    void *const kept = s.keeps ? take<char>(cuda_ssd_states_bytes(dev, &sizes), 0, 0) : NULL;
     const cudaStream_t stream = cuda_of(dev)->stream;
-    const double fwd = time_of(stream, [&] { cuda_ssd_fwd(dev, &y, delta, NULL, NULL, &in); });
+    const double fwd = time_of(stream, [&] { cuda_ssd_fwd(dev, &y, delta, kept, NULL, &in); });
     const double fwd_bytes = (double)M * (2.0 * (2 * E + 2 * G * N + H) + 4.0 * H);
-    report("ssd_fwd", B, T, fwd, fwd_bytes, rate);
-#ifndef FORWARD_ONLY
+    report("ssd_fwd", s, fwd, fwd_bytes, rate);
     struct tensor dx = columns(dxbc, M, C, 0, E), db = columns(dxbc, M, C, E, G * N);
     struct tensor dc = columns(dxbc, M, C, E + G * N, G * N), dd = columns(ddt, M, H, 0, H);
     struct tensor dbias = vec(vectors + 3 * H), da = vec(vectors + 4 * H);
     struct tensor dskip = vec(vectors + 5 * H);
     const double bwd = time_of(stream, [&] {
-        cuda_ssd_bwd(dev, &dx, &dd, &db, &dc, &dbias, &da, &dskip, &y, delta, NULL, &in);
+        cuda_ssd_bwd(dev, &dx, &dd, &db, &dc, &dbias, &da, &dskip, &y, delta, kept, &in);
     });
     const double bwd_bytes = (double)M * (2.0 * (3 * E + 4 * G * N + H) + 4.0 * H);
-    report("ssd_bwd", B, T, bwd, bwd_bytes, rate);
-    report("ssd_both", B, T, fwd + bwd, fwd_bytes + bwd_bytes, rate);
+    report("ssd_bwd", s, bwd, bwd_bytes, rate);
+    report("ssd_both", s, fwd + bwd, fwd_bytes + bwd_bytes, rate);
     void *const states = dev->work;
     void *const spans = (char *)states + (dev->work_bytes - ssd_spans_bytes(B, T, H, P, N));
     const double passes[] = {
-        time_of(stream, [&] { cuda_ssd_states(dev, states, 128, spans, &in); }),
+        s.keeps ? 0 : time_of(stream, [&] { cuda_ssd_states(dev, states, 128, spans, &in); }),
         time_of(stream, [&] { cuda_ssd_dstates(dev, states, &y, 128, spans, &in); })};
     const double states_bytes = (double)M * (2.0 * (E + G * N + H) + 2.0 * H * P * N / 128);
-    report("ssd_states", B, T, passes[0], states_bytes, rate);
-    report("ssd_dstates", B, T, passes[1], states_bytes, rate);
-    report("ssd_grad", B, T, bwd - passes[0] - passes[1],
+    if (!s.keeps)
+        report("ssd_states", s, passes[0], states_bytes, rate);
+    report("ssd_dstates", s, passes[1], states_bytes, rate);
+    report("ssd_grad", s, bwd - passes[0] - passes[1],
            bwd_bytes + (double)M * 4.0 * H * P * N / 128, rate);
-#endif
     must(cudaDeviceSynchronize(), "a kernel");
     for (void *p : {(void *)xbc, (void *)dt, (void *)out, (void *)dxbc, (void *)ddt, (void *)delta,
-                    (void *)vectors, dev->work})
+                    (void *)vectors, dev->work, kept})
         cudaFree(p);
 }
 } // namespace
@@ -168,11 +173,12 @@ int main()
     dev.impl = &cuda;
     dev.act_dtype = DT_BF16;
     const double rate = copy_rate(cuda.stream);
-    printf("# %s, copy %.0f GB/s\nkernel,B,T,time_ms,mbytes,gb_s,percent_of_floor\n", prop.name,
-           rate / 1e9);
-    const int shapes[][2] = {{32, 1024}, {8, 4096}, {1, 32768}};
-    for (const auto &s : shapes)
-        run_shape(&dev, s[0], s[1], rate);
+    printf("# %s, copy %.0f GB/s\nkernel,B,T,kept,time_ms,mbytes,gb_s,percent_of_floor\n",
+           prop.name, rate / 1e9);
+    const struct shape shapes[] = {{32, 1024, false}, {32, 1024, true},  {8, 4096, false},
+                                   {8, 4096, true},   {1, 32768, false}, {1, 32768, true}};
+    for (const struct shape &s : shapes)
+        run_shape(&dev, s, rate);
     if (cuda.failed != cudaSuccess)
         fprintf(stderr, "ssd_bench: %s: %s\n", cuda.failed_at, cudaGetErrorString(cuda.failed));
     return cuda.failed != cudaSuccess;

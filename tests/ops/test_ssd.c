@@ -66,7 +66,8 @@ static void ref_backward(struct host *h)
 struct device {
     struct ssd_in in;
     struct tensor t[N_IN], grad[N_IN], y, dy;
-    float *delta, *states;
+    float *delta;
+    void *states;
 };
 
 /* Vectors of parameters have one dimension. */
@@ -78,11 +79,22 @@ static struct tensor on_device(struct dev *dev, const struct host *h, int i, con
     return t_tensor(dev, values, rows, cols, cols + h->s.gap);
 }
 
+static struct sizes sizes_of(const struct shape *s, bool keeps_states)
+{
+    return (struct sizes){.B = s->B,
+                          .T = s->T,
+                          .H = s->H,
+                          .P = s->P,
+                          .N = s->N,
+                          .G = s->G,
+                          .Q = s->Q,
+                          .keeps_states = keeps_states};
+}
+
 static struct device upload(struct dev *dev, const struct host *h)
 {
     const struct shape *s = &h->s;
     const int64_t M = s->B * s->T, E = s->H * s->P;
-    const int64_t Z = (s->T + s->Q - 1) / s->Q;
     struct device d;
     for (int i = 0; i < N_IN; i++) {
         d.t[i] = on_device(dev, h, i, h->in[i]);
@@ -92,7 +104,9 @@ static struct device upload(struct dev *dev, const struct host *h)
     d.y = t_garbage(dev, M, E, E + s->gap);
     d.dy = t_tensor(dev, h->dy, M, E, E + s->gap);
     d.delta = t_garbage_f32(dev, M, s->H, 0).data;
-    d.states = t_garbage_f32(dev, s->B * Z * s->H, s->P * s->N, 0).data;
+    const struct sizes sizes = sizes_of(s, true);
+    const size_t words = dev->ops->ssd_states_bytes(dev, &sizes) / 4 + 1;
+    d.states = t_garbage_f32(dev, 1, (int64_t)words, 0).data;
     d.in = (struct ssd_in){d.t[0], d.t[1], d.t[2], d.t[3],
                            d.t[4], d.t[5], d.t[6], docs_upload(dev, h->seg, s->B, s->T),
                            s->B,   s->T,   s->H,   s->P,
@@ -114,14 +128,7 @@ static void backward(struct dev *dev, struct device *d)
 
 static void reserve_for(struct dev *dev, const struct shape *s, bool keeps_states)
 {
-    const struct sizes sizes = {.B = s->B,
-                                .T = s->T,
-                                .H = s->H,
-                                .P = s->P,
-                                .N = s->N,
-                                .G = s->G,
-                                .Q = s->Q,
-                                .keeps_states = keeps_states};
+    const struct sizes sizes = sizes_of(s, keeps_states);
     reserve(dev, OP_SSD, &sizes);
 }
 
