@@ -134,6 +134,7 @@ mutant 'ssd forward: later tokens are seen' ssd ssd_fwd.cu 's/const bool ok = u 
 mutant 'ssd forward: a barrier is missing before M is read' ssd ssd_fwd.cu '/before_chunk<S>(y/,/has_next/s/__syncthreads();//'
 mutant 'ssd forward: a chunk is used before it has come' ssd ssd_fwd.cu '/ k_ssd_fwd(/,/^}/s/copy_wait<0>();//'
 mutant 'ssd forward: tokens past the last are read' ssd ssd.cuh 's/at.len - t0, n_cols, in.is_wide/S::Q, n_cols, in.is_wide/' ssd_fwd.cu
+mutant 'ssd forward: a state is kept a chunk too soon' ssd ssd_fwd.cu 's/(t0 & (out.chunk - 1)) == 0/(t1 \& (out.chunk - 1)) == 0/'
 mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_states.cu 's/(((IS_REVERSE ? t0 + S::Q : t0) & (out.chunk - 1)) == 0/((t0 \& (out.chunk - 1)) == 0/'
 mutant 'ssd states: a span does not fade' read ssd_states.cu '/ k_ssd_chain(/,/^}/s/s = decay \* s + end;/s = s + end;/'
 mutant 'ssd states: a barrier is missing' ssd ssd_states.cu '/ k_ssd_walk(/,/^}/s/__syncthreads();//'
@@ -142,7 +143,7 @@ mutant 'ssd backward: a barrier is missing before dy is read' ssd ssd_bwd.cu 's,
 mutant 'ssd backward: a document is not reset within a chunk' ssd ssd_grad.cuh 's/s <= t && s >= w->start\[t\] ?/s <= t ?/' ssd_bwd.cu
 mutant 'ssd backward: a document is not reset between chunks' ssd ssd_grad.cuh 's/t < w->n_live ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_bwd.cu
 mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/^\( *\)n, o.P - slice \* S::PS, o.is_wide);/\1S::QT, o.P - slice * S::PS, o.is_wide);/'
-mutant 'ssd backward: the last chunk is left out of the parameters' ssd ssd_bwd.cu '/ k_ssd_grad_params(/,/^}/s/i < n_chunks;/i + 1 < n_chunks;/'
+mutant 'ssd backward: the last chunk is left out of the parameters' ssd ssd_pull.cuh '/ k_ssd_grad_params(/,/^}/s/i < n_chunks;/i + 1 < n_chunks;/' ssd_bwd.cu
 
 # --- attention ---
 mutant 'attention: a document is not reset' attn attn.cu 's/w.first\[m\]\[half\] = seg ? .*;/w.first[m][half] = 0;/'
