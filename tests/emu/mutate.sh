@@ -185,10 +185,10 @@ mutant 'ssd_step: the state is not kept' ssd mamba_step.cu '/ advance_rows(/,/^}
 mutant 'mamba_step: the history is shifted before all have read it' mamba_step mamba_step.cu '/ fill_token(/,/^}/{/if (i < n_e)$/{N;s/if (i < n_e)\(.*shift(\)/if (true)\1/}}'
 mutant 'mamba_step: the history of B and C goes to another slot' mamba_step mamba_step.cu '/ k_mamba_join(/,/^}/s/shift(conv, window_of(conv, r, slot, c), slot, c)/shift(conv, window_of(conv, r, slot, c), r, c)/'
 mutant 'mamba_step: a barrier is missing in the norm' mamba_step vec.cuh '/ block_sum(/,/^}/{/part\[/,/float sum/s/__syncthreads();//}' mamba_step.cu
-mutant 'mamba_step, few blocks a row: a barrier is missing before the token is used' mamba_step mamba_step.cu '/ fill_row(/,/^}/s/__syncthreads();//'
-mutant 'mamba_step, few blocks a row: a barrier is missing before y is read' mamba_step mamba_step.cu '/__threadfence/,/fmaf/s/__syncthreads();//'
-mutant 'mamba_step, few blocks a row: the state is used before it has come' mamba_step mamba_step.cu 's/copy_wait<STAGES - 1>();/copy_wait<STAGES>();/'
-mutant 'mamba_step, few blocks a row: the ring is filled before it is read' mamba_step mamba_step.cu 's/p + STAGES \* S::STEP, n_e/p + (STAGES - 1) * S::STEP, n_e/'
+mutant 'mamba_step, few blocks a row: a barrier is missing before the token is used' mamba_step mamba_flow.cu '/ fill_row(/,/^}/s/__syncthreads();//'
+mutant 'mamba_step, few blocks a row: a barrier is missing before y is read' mamba_step mamba_flow.cu '/__threadfence/,/fmaf/s/__syncthreads();//'
+mutant 'mamba_step, few blocks a row: the state is used before it has come' mamba_step mamba_flow.cu 's/copy_wait<STAGES - 1>();/copy_wait<STAGES>();/'
+mutant 'mamba_step, few blocks a row: the ring is filled before it is read' mamba_step mamba_flow.cu 's/p + STAGES \* S::STEP, n_e/p + (STAGES - 1) * S::STEP, n_e/'
 
 # --- recorded work ---
 mutant 'graphs: another key is replayed' dev graph.cu 's/if (g->key == key)/if (g->key + 1 == key || g->key == key)/'
