@@ -1,12 +1,13 @@
 #!/bin/bash
 # gpu: how fast hm is on the GPU of this machine, as BENCH.md tells it. Runs hm-bench for each row of
 # the table below and prints a line of CSV for it: id, what, rate in tokens a second, bytes of
-# memory that the program took, date, GPU, driver. PEERS.csv (id,rate,bytes) is what another program
-# reached in the same hour on the same GPU; gpu.sh cannot know which, so the file says it in a line
-# of comment. An ID is that of a row, or its first word for all such. Rows depth-DEPTH-ROWS-PATTERN,
-# decoding of the hybrid and of its transformer twin, are run where asked for, take some 3 minutes,
-# and make a table of their own. ops prints a line for each op of a row instead: what the roofline of the
-# same run predicts for a call, and what it took.
+# memory that the program took, date, GPU, driver. An ID is that of a row, or its first word for all
+# such. Rows depth-DEPTH-ROWS-PATTERN, decoding of the hybrid and of its transformer twin, are run
+# where asked for, take some 3 minutes, and make a table of their own. ops prints a line for each op
+# of a row instead: what the roofline of the same run predicts for a call, and what it took.
+# PEERS.csv (id,rate,bytes) is what another program reached in the same hour on the same GPU;
+# gpu.sh cannot know which, so the file says it in a line of comment. One in ops.csv goes beside
+# its table.
 #
 #   gpu.sh run [ID...]                       > gpu.csv     on the machine with the GPU; hm-bench in PATH
 #   gpu.sh ops [ID...]                       > ops.csv     the same; default: train-base and prefill-base
@@ -86,7 +87,7 @@ quoted='
 
 report_rates() {
     awk -F, -v OFS=, "$quoted"'
-        function count(n) { return n >= 1e6 ? sprintf("%.2f M", n / 1e6) : n >= 1e3 ? sprintf("%.1f K", n / 1e3) : sprintf("%.0f", n) }
+        function count(n) { return n >= 1e6 ? sprintf("%.2f M", n / 1e6) : n >= 1e4 ? sprintf("%.1f K", n / 1e3) : n >= 1e3 ? sprintf("%.2f K", n / 1e3) : sprintf("%.0f", n) }
         function gib(n) { return n > 0 ? sprintf("%.2f GiB", n / 2 ^ 30) : "" }
         FNR == 1 { file++ }
         file == 1 && /^#/ { peer = substr($0, 3); next }
@@ -126,7 +127,8 @@ report_rates() {
 # A table a row: its ops, the one that takes most first; those below one percent as one.
 report_ops() {
     awk -F, "$quoted"'
-        FNR > 1 {
+        /^#/ { note = substr($0, 2); next }
+        $1 != "id" {
             split(rest_of($0), f, ",")
             if (!($1 in name)) { name[$1] = name_of($0); ids[++n_ids] = $1 }
             line = sprintf("| %s | %s | %s | %d | %.1f | %.1f | %.0f %% | %.1f %% |", f[1], f[2], f[3], f[4], f[5], f[6], 100 * f[5] / f[6], f[7])
@@ -142,7 +144,7 @@ report_ops() {
             for (i = 1; i <= n_ids; i++) {
                 id = ids[i]
                 printf "\n## %s: predicted against measured\n\n", name[id]
-                if (i == 1) print "`tests/bench/gpu.sh ops`: a call'"'"'s bytes and FLOPs at the rates of memory and products that were\nmeasured in the same run, and its time.\n"
+                if (i == 1) print "`tests/bench/gpu.sh ops`: a call'"'"'s bytes and FLOPs at the rates of memory and products that were\nmeasured in the same run, and its time." note "\n"
                 print "| part | op | sizes | calls | predicted, us | measured, us | reached | of the pass |\n|---|---|---|--:|--:|--:|--:|--:|"
                 for (k = 1; k <= n[id]; k++) print lines[id, k]
                 if (n_small[id]) printf "| | %d others | | | %.1f in all | %.1f in all | %.0f %% | %.1f %% |\n", n_small[id], small_floor[id], small[id], 100 * small_floor[id] / small[id], small_pct[id]
@@ -163,5 +165,5 @@ report() {
 case ${1-} in
 run | ops) run "$@" ;;
 report) shift && report "${1:?gpu.csv}" "${2:?PEERS.csv}" ${3+"$3"} ;;
-*) sed -n '2,14s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
+*) sed -n '2,15s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
 esac
