@@ -63,7 +63,7 @@ __device__ __forceinline__ void fill_row(const row_at &at, const step_in<T> &in,
         const auto channel = [&](int i) { return i < n_e ? e0 + i : E + i - n_e; };
 #pragma unroll
         for (int k = 0; k < INPUTS; k++) {
-            const int c = channel(min(i0 + k * THREADS, n_all - 1));
+            const int i = i0 + k * THREADS, c = channel(i < n_all ? i : i0);
             w[k] = window_of(conv, r, slot, c);
             f[k] = filter_of(conv, c);
         }
