@@ -61,9 +61,10 @@ __device__ __forceinline__ void fill_row(const row_at &at, const step_in<T> &in,
         window w[INPUTS];
         filter f[INPUTS];
         const auto channel = [&](int i) { return i < n_e ? e0 + i : E + i - n_e; };
+        const int last = i0 + (n_all - 1 - i0) / THREADS * THREADS; /* of this thread */
 #pragma unroll
         for (int k = 0; k < INPUTS; k++) {
-            const int i = i0 + k * THREADS, c = channel(i < n_all ? i : i0);
+            const int c = channel(min(i0 + k * THREADS, last));
             w[k] = window_of(conv, r, slot, c);
             f[k] = filter_of(conv, c);
         }
