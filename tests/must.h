@@ -19,10 +19,10 @@ __attribute__((unused, noreturn)) static void die(const struct err *err)
     exit(1);
 }
 
-/* rc: below 0 where err says what went wrong. */
+/* rc: 0, or err says what went wrong. */
 __attribute__((unused)) static void must(int rc, const struct err *err)
 {
-    if (rc < 0)
+    if (rc != 0)
         die(err);
 }
 
