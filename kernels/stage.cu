@@ -39,14 +39,12 @@ static __global__ void k_upload(uint32_t *to, few_words from, int n)
         to[i] = from.word[i];
 }
 
-#ifndef CUDA_EMU /* which lets no kernel see the host's memory */
 /* One block; page-locked memory of the host has the same address on the device. */
 static __global__ void k_download(uint32_t *to, const uint32_t *from, int n)
 {
     for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x)
         to[i] = from[i];
 }
-#endif
 
 struct cuda_stage {
     /* SEGMENTS for uploads; at DOWNLOADS one for downloads, at LATER those that were begun */
@@ -163,12 +161,10 @@ void stage_download_begin(struct dev *dev, void *host, const void *from, size_t 
     l->bytes = bytes;
     uint8_t *to = s->ring + LATER + i * LATER_BYTES;
     cudaError_t e = cudaSuccess;
-#ifndef CUDA_EMU
     if (is_few(from, bytes))
         launch(dev, "download", k_download, 1, 32, 0, (uint32_t *)to, (const uint32_t *)from,
                (int)(bytes / 4));
     else
-#endif
         e = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, c->stream);
     if (e == cudaSuccess)
         e = cudaEventRecord(l->passed, c->stream);
