@@ -97,10 +97,30 @@ static void carve_remade(struct carver *v, struct layer_acts *l)
     v->arena.used = top;
 }
 
+struct sizes acts_mamba_sizes(const struct config *c, int B, int T)
+{
+    return (struct sizes){.B = B,
+                          .T = T,
+                          .D = c->D,
+                          .H = c->mamba_heads,
+                          .P = c->mamba_head_dim,
+                          .N = c->N,
+                          .G = c->mamba_groups,
+                          .K = c->K,
+                          .F = c->F,
+                          .V = c->V,
+                          .Q = c->Q};
+}
+
+bool acts_keep_states(const struct dev *dev, enum recompute recompute)
+{
+    return dev->reads_states && recompute != RECOMPUTE_CHEAP;
+}
+
 /* A host's forward makes states in any case. */
 static bool keeps_states(const struct carver *v)
 {
-    return v->dev->reads_states && v->recompute != RECOMPUTE_CHEAP &&
+    return acts_keep_states(v->dev, v->recompute) &&
            (v->kind == PASS_TRAIN || (v->kind == PASS_FORWARD && v->dev->is_host));
 }
 
@@ -116,13 +136,7 @@ static void carve_mamba(struct carver *v, struct layer_acts *l)
         return;
     l->delta = floats(v, n_rows(v) * H);
     if (keeps_states(v)) {
-        const struct sizes s = {.B = v->B,
-                                .T = v->T,
-                                .H = c->mamba_heads,
-                                .P = c->mamba_head_dim,
-                                .N = c->N,
-                                .G = c->mamba_groups,
-                                .Q = c->Q};
+        const struct sizes s = acts_mamba_sizes(c, v->B, v->T);
         l->states = arena_take(&v->arena, v->dev->ops->ssd_states_bytes(v->dev, &s), MEM_ACTS);
     }
 }

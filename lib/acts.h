@@ -89,6 +89,11 @@ struct acts {
     int live;       /* the block whose activations the shared set holds, -1: none */
 };
 
+/* The sizes of an 'm' layer's ops, for B rows of T. */
+struct sizes acts_mamba_sizes(const struct config *c, int B, int T);
+/* Whether training keeps the SSD's states for its backward. */
+bool acts_keep_states(const struct dev *dev, enum recompute recompute);
+
 /* Blocks a segment: ceil(sqrt(L)) with RECOMPUTE_FULL, as many segments as blocks a segment, which
  * keeps the fewest inputs in all; else 1. */
 int acts_segment(int L, enum recompute recompute);

@@ -41,22 +41,11 @@ static size_t region_bytes(struct model *m)
 static size_t pass_work(const struct model *m, int B, int T, int R)
 {
     const struct config *c = &m->c;
-    const struct sizes mamba = {.B = B,
-                                .T = T,
-                                .D = c->D,
-                                .H = c->mamba_heads,
-                                .P = c->mamba_head_dim,
-                                .N = c->N,
-                                .G = c->mamba_groups,
-                                .K = c->K,
-                                .F = c->F,
-                                .V = c->V,
-                                .Q = c->Q,
-                                .S = m->work_S,
-                                .R = R,
-                                .keeps_states =
-                                    m->dev->reads_states && m->opts.recompute != RECOMPUTE_CHEAP,
-                                .dtype = m->opts.product};
+    struct sizes mamba = acts_mamba_sizes(c, B, T);
+    mamba.S = m->work_S;
+    mamba.R = R;
+    mamba.keeps_states = acts_keep_states(m->dev, m->opts.recompute);
+    mamba.dtype = m->opts.product;
     struct sizes attention = mamba;
     attention.H = c->attn_heads;
     attention.P = c->head_dim;
