@@ -123,6 +123,8 @@ void run(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w)
 template <class T>
 bool linear_split(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w)
 {
+    if (x.norm_w || y.is_glu || cuda_of(dev)->smem_bytes < 193 * 1024)
+        return false;
     /* blocks of 16x16, 16x32, 32x32, 64x32: one a multiprocessor, which takes about so long */
     static const struct {
         int rows, cols;
@@ -140,8 +142,6 @@ bool linear_split(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const
             best = i;
         }
     }
-    if (x.norm_w || y.is_glu || cuda_of(dev)->smem_bytes < 193 * 1024)
-        return false;
     if (best == 0)
         run<1, 2, 4>(dev, y, x, w); /* 128 KB */
     else if (best == 1)

@@ -403,9 +403,9 @@ static void grad(struct dev *dev, grad_args<typename S::T> *o, const struct tens
     using T = typename S::T;
     const bwd_work work = work_of<S>(in->B, in->T, in->H, in->P, in->N, kept != nullptr);
     assert(dev->work_bytes >= work.all);
-    char *const at = (char *)dev->work, *const tokens = at + work.all - work.spans - work.params -
-                                                        work.sums - work.tokens;
-    T *const dstates = (T *)at, *const states = (T *)(at + work.states);
+    char *const at = (char *)dev->work, *const behind = at + work.states;
+    char *const tokens = behind + (kept ? 0 : work.states);
+    T *const dstates = (T *)at, *const states = (T *)behind;
     o->S = kept ? (const T *)kept : states;
     o->D = dstates;
     o->tokens = (float *)tokens;
