@@ -2,8 +2,8 @@
  *
  *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o decode_bench tests/bench/decode_bench.cu \
  *        kernels/linear_step.cu kernels/linear_tile.cu kernels/linear_split.cu \
- *        kernels/mamba_step.cu kernels/mamba_flow.cu kernels/attn_step.cu kernels/sample.cu \
- *        lib/dtype.c
+ *        kernels/mamba_step.cu kernels/mamba_flow.cu kernels/attn_step.cu kernels/attn_rows.cu \
+ *        kernels/sample.cu lib/dtype.c
  *
  * Sizes are those of the `base` preset, bf16. A CSV line a kernel and batch on stdout: time of a
  * call within a CUDA graph of many, whose operands come by turns from more memory than the L2 cache

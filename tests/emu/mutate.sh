@@ -159,15 +159,17 @@ mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu 
 
 # --- decode ---
 mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'
-mutant 'attn_step: the cache is read past the position' attn attn_step.cu '/ share_of(/,/^}/s/min((which + 1) \* each, pos + 1)/(which + 1) * each/'
-mutant 'attn_step: a key of no position has weight' attn attn_step.cu '/ take_tile(/,/^}/s/ < end ? x \* scale : LOWEST/ < end + TILE ? x * scale : LOWEST/'
+mutant 'attn_step: the cache is read past the position' attn attn_step.cuh '/ share_of(/,/^}/s/min((which + 1) \* each, pos + 1)/(which + 1) * each/' attn_step.cu
+mutant 'attn_step: a key of no position has weight' attn attn_step.cuh '/ take_tile(/,/^}/s/ < end ? x \* scale : LOWEST/ < end + TILE ? x * scale : LOWEST/' attn_step.cu
 mutant 'attn_step: the part of a block is left out' attn attn_step.cu '/ k_attn_join(/,/^}/s/(in.n_blocks, /(in.n_blocks - 1, /'
 mutant 'attn_step: the cache of another slot is read' attn attn_step.cu 's/row0 = (int64_t)in.slot\[r\] \* in.S;/row0 = (int64_t)r * in.S;/'
 mutant 'attn_step: the new key goes to the place before' attn attn_step.cu 's/in.kcache.p\[(row0 + pos) \*/in.kcache.p[(row0 + (pos ? pos - 1 : 0)) */'
 mutant 'attn_read: new keys do not go behind the old ones' read attn.cu '/ k_attn_store(/,/^}/s/ + rows.pos\[row\];/;/'
-mutant 'attn_step, a block a KV head: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_rows(/,/^}/s/__syncthreads();//'
-mutant 'attn_step, a block a KV head: keys are used before they have come' attn attn_step.cu '/ k_attn_rows(/,/^}/s/copy_wait<L::STAGES - 1>();/copy_wait<L::STAGES>();/'
-mutant 'attn_step, a block a KV head: a share too few is joined' attn attn_step.cu 's/join<MOST_SHARES>(n_shares,/join<MOST_SHARES>(n_shares - 1,/'
+mutant 'attn_step, a block a KV head: a barrier is missing where warps join' attn attn_rows.cu '/ k_attn_rows(/,/^}/s/__syncthreads();//'
+mutant 'attn_step, a block a KV head: keys are used before they have come' attn attn_rows.cu '/ k_attn_rows(/,/^}/s/copy_wait<L::STAGES - 1>();/copy_wait<L::STAGES>();/'
+mutant 'attn_step, a block a KV head: a share too few is joined' attn attn_rows.cu 's/join<MOST_SHARES>(n_shares,/join<MOST_SHARES>(n_shares - 1,/'
+mutant 'attn_step, a block a KV head: the cache of another slot is read' attn attn_rows.cu 's/row0 = (int64_t)in.slot\[r\] \* in.S;/row0 = (int64_t)r * in.S;/'
+mutant 'attn_step, a block a KV head: the new key goes to the place before' attn attn_rows.cu 's/in.kcache.p\[(row0 + pos) \*/in.kcache.p[(row0 + (pos ? pos - 1 : 0)) */'
 mutant 'linear_step: a barrier is missing before segments are added' linear linear_step.cu '/ k_linear_step(/,/^}/s/__syncthreads();//'
 mutant 'linear_step: rows past the last are read' linear linear_step.cu 's/r < x.R ? x.k - at : 0/x.k - at/'
 mutant 'linear_step: columns past the last are written' linear linear_step.cu 's/if (n0 + col < y.n)/if (true)/'
