@@ -162,6 +162,8 @@ $(B)/libhm-cuda.so: $(CB)/libhm-cuda.so FORCE
 $(CB)/libhm-cuda.so: $(CUDA_OBJ)
 	@echo '  link $@'
 	$(Q)$(NVCC) -shared -cudart static -Xlinker --exclude-libs=ALL,-z,defs -o $@ $^ -ldl
+# Instructions of Hopper alone: files of this name are for no other GPU.
+$(CB)/%_sm90.cu.o: CUDA_CODE := -gencode=arch=compute_90a$(comma)code=sm_90a
 $(CB)/%.cu.o: %.cu
 	@mkdir -p $(@D)
 	@echo '  nvcc $<'

@@ -1,5 +1,6 @@
-/* ptx: the only file with inline PTX: asynchronous copies, ldmatrix, tensor-core products, exp2,
- * and where shared memory comes from. Each has a twin for the emulation of tests/emu (CUDA_EMU).
+/* ptx: the inline PTX that every GPU knows (wgmma.cuh has that of sm_90a): asynchronous copies,
+ * ldmatrix, tensor-core products, exp2, and where shared memory comes from. Each has a twin for the
+ * emulation of tests/emu (CUDA_EMU).
  *
  * Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16". A lane's g is lane / 4, its t is
  * lane % 4. A (16x16, rows by k): registers hold (g, 2t..), (g+8, 2t..), (g, 2t+8..), (g+8,
@@ -16,15 +17,17 @@
 #include <cstdint>
 
 #ifdef CUDA_EMU
-#define PTX_AT   , const char *at_file = __builtin_FILE(), int at_line = __builtin_LINE()
-#define PTX_HERE , at_file, at_line
+#define PTX_AT_ALONE const char *at_file = __builtin_FILE(), int at_line = __builtin_LINE()
+#define PTX_AT       , PTX_AT_ALONE
+#define PTX_HERE     , at_file, at_line
 #else
+#define PTX_AT_ALONE
 #define PTX_AT
 #define PTX_HERE
 /* SHARED(float, sum, [4][32]): an array in shared memory. SHARED_DYN(float, all): the launch's
  * dynamic shared memory; one untyped symbol, so that kernels of several types fit one file. */
 #define SHARED(T, name, dims) __shared__ __align__(16) T name dims
-extern __shared__ __align__(128) unsigned char hm_dyn_smem[];
+extern __shared__ __align__(1024) unsigned char hm_dyn_smem[];
 #define SHARED_DYN(T, name)   T *name = reinterpret_cast<T *>(hm_dyn_smem)
 #endif
 
@@ -127,6 +130,31 @@ __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], const void *
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(a)
+                 : "memory");
+#endif
+}
+
+/* Four 8x8 matrices of 16-bit elements to shared memory; lane l gives the address of row l%8 of
+ * matrix l/8. sm_90. */
+__device__ __forceinline__ void stmatrix_x4(void *row, const uint32_t (&r)[4] PTX_AT)
+{
+#if defined(CUDA_EMU)
+    emu::stmatrix<false>(row, r PTX_HERE);
+#elif __CUDA_ARCH__ >= 900
+    const uint32_t a = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+                 : "memory");
+#endif
+}
+__device__ __forceinline__ void stmatrix_x4_trans(void *row, const uint32_t (&r)[4] PTX_AT)
+{
+#if defined(CUDA_EMU)
+    emu::stmatrix<true>(row, r PTX_HERE);
+#elif __CUDA_ARCH__ >= 900
+    const uint32_t a = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a),
+                 "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
                  : "memory");
 #endif
 }

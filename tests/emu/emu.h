@@ -14,6 +14,7 @@
 #include "emu_half.h"
 #include "emu_api.h"
 #include "emu_core.h"
+#include "emu_wgmma.h"
 #include "emu_launch.h"
 #include "emu_device.h"
 

@@ -5,6 +5,7 @@
 #include "emu_core.h"
 #include "emu_fiber.h"
 #include "emu_launch.h"
+#include "emu_wgmma.h"
 #include "hm_emu.h"
 
 #include <vector>
@@ -13,6 +14,7 @@ namespace emu
 {
 static constexpr int max_threads = 1024; /* of a block */
 static constexpr unsigned max_copies = 128;
+static constexpr int n_barriers = 16; /* of a block; __syncthreads is number 0 */
 
 enum thread_state : uint8_t { FRESH, READY, IN_WARP, IN_BARRIER, DONE };
 
@@ -30,10 +32,14 @@ struct thread : who {
     int line;
     int predicate, verdict;
     vote kind;
-    char *sync; /* what orders the threads that meet here, for the race detector */
+    int barrier; /* which */
+    char *sync;  /* what orders the threads that meet here, for the race detector */
     /* asynchronous copies: a ring, and how many groups were ended */
     async_copy copy[max_copies];
     unsigned copy_group[max_copies], copy_head, copy_tail, n_groups;
+    /* products of a warpgroup: those not done yet, the oldest first; how many groups were ended */
+    std::vector<wgmma_job> products;
+    unsigned n_product_groups;
 };
 
 struct warp {
@@ -55,17 +61,20 @@ struct shared_memory {
     std::vector<shared_array> arrays; /* the first is the dynamic one */
 };
 
+/* Threads that wait at one of a block's barriers. */
+struct meeting {
+    int n_arrived, n_wanted; /* n_wanted 0: all that are alive */
+    thread *first;
+    unsigned generation;
+    char sync[2];
+};
+
 struct block {
     uint3 idx;
     int n_alive;
     thread threads[max_threads];
     warp warps[max_threads / 32];
-    struct {
-        int n_arrived;
-        thread *first;
-        unsigned generation;
-        char sync[2];
-    } barrier;
+    meeting barriers[n_barriers];
     shared_memory smem;
     fiber *fibers[2][max_threads]; /* race detector only: neighbouring blocks share none */
 };

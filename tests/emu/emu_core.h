@@ -31,7 +31,8 @@ void warp_collective(unsigned mask, warp_op op, const char *what, void *arg, con
                      int line);
 
 enum vote { VOTE_NONE, VOTE_COUNT, VOTE_AND, VOTE_OR };
-int barrier(vote vote, int predicate, const char *file, int line);
+/* Number id of the block's barriers, for n_wanted threads (0: all). */
+int barrier(vote vote, int predicate, const char *file, int line, int id = 0, int n_wanted = 0);
 void yield_thread();
 void fence();
 
@@ -53,6 +54,11 @@ struct ldmatrix_arg {
     const void *at;
 };
 
+struct stmatrix_arg {
+    const uint32_t *given; /* 4 */
+    uint32_t row[4];
+};
+
 enum reduction {
     REDUCE_ADD,
     REDUCE_MIN,
@@ -72,6 +78,7 @@ void op_mma_bf16(warp *w, unsigned mask);
 void op_mma_f16(warp *w, unsigned mask);
 void op_mma_f32(warp *w, unsigned mask);
 template <int N, bool is_trans> void op_ldmatrix(warp *w, unsigned mask);
+template <bool is_trans> void op_stmatrix(warp *w, unsigned mask);
 
 /* A copy under way from global to shared memory. */
 struct async_copy {
@@ -136,6 +143,18 @@ static inline void ldmatrix(uint32_t *out, const void *row, const char *file, in
     }
     warp_collective(~0u, op_ldmatrix<N, is_trans>, is_trans ? "ldmatrix.trans" : "ldmatrix", &a,
                     file, line);
+}
+/* Four 8x8 matrices: each lane writes the row that it named. */
+template <bool is_trans>
+static inline void stmatrix(void *row, const uint32_t *given, const char *file, int line)
+{
+    stmatrix_arg a = {given, {}};
+    if ((uintptr_t)row % 16 != 0)
+        fail("%s:%d: stmatrix: a row that is not aligned to 16 bytes", file, line);
+    warp_collective(~0u, op_stmatrix<is_trans>, is_trans ? "stmatrix.trans" : "stmatrix", &a, file,
+                    line);
+    for (int i = 0; i < 4; i++)
+        ((volatile uint32_t *)row)[i] = a.row[i];
 }
 template <warp_op op>
 static inline void mma(float *c, const void *a, const void *b, const char *file, int line)

@@ -74,7 +74,7 @@ static std::string state_of(const thread *t)
         snprintf(text, sizeof text, "%s:%d: in %s(mask 0x%08x)", t->file, t->line, t->what,
                  t->mask);
     else
-        snprintf(text, sizeof text, "%s:%d: in __syncthreads", t->file, t->line);
+        snprintf(text, sizeof text, "%s:%d: at barrier %d", t->file, t->line, t->barrier);
     return text;
 }
 
@@ -154,12 +154,13 @@ static void wait_here()
 }
 
 /* --- barriers --- */
-static void barrier_open(block *b)
+static void barrier_open(block *b, int id)
 {
     thread *v[max_threads];
+    meeting *m = &b->barriers[id];
     int n = 0, n_true = 0;
     for (int i = 0; i < now.n_threads; i++)
-        if (b->threads[i].state == IN_BARRIER) {
+        if (b->threads[i].state == IN_BARRIER && b->threads[i].barrier == id) {
             v[n++] = &b->threads[i];
             n_true += b->threads[i].predicate != 0;
         }
@@ -167,17 +168,23 @@ static void barrier_open(block *b)
         v[i]->verdict = v[i]->kind == VOTE_COUNT ? n_true
                         : v[i]->kind == VOTE_AND ? n_true == n
                                                  : n_true > 0;
-    b->barrier.n_arrived = 0;
-    b->barrier.first = nullptr;
-    b->barrier.generation++;
+    m->n_arrived = 0;
+    m->first = nullptr;
+    m->generation++;
     wake(v, n);
 }
 
-int barrier(vote kind, int predicate, const char *file, int line)
+int barrier(vote kind, int predicate, const char *file, int line, int id, int n_wanted)
 {
     thread *t = me();
     block *b = t->home;
-    const thread *first = b->barrier.first;
+    if (id < 0 || id >= n_barriers || n_wanted % 32 != 0)
+        fail("%s:%d: barrier %d for %d threads", file, line, id, n_wanted);
+    meeting *m = &b->barriers[id];
+    const thread *first = m->first;
+    if (first && m->n_wanted != n_wanted)
+        fail("%s:%d: barrier %d is for %d threads here, for %d elsewhere", file, line, id, n_wanted,
+             m->n_wanted);
     if (first && (first->line != line || first->kind != kind || strcmp(first->file, file) != 0))
         fail("divergent barrier: this thread is at %s:%d, thread (%u,%u,%u) waits at %s:%d", file,
              line, first->tid.x, first->tid.y, first->tid.z, first->file, first->line);
@@ -187,12 +194,14 @@ int barrier(vote kind, int predicate, const char *file, int line)
     t->file = file;
     t->line = line;
     t->state = IN_BARRIER;
-    t->sync = &b->barrier.sync[b->barrier.generation & 1];
+    t->barrier = id;
+    t->sync = &m->sync[m->generation & 1];
     release(t->sync);
     if (!first)
-        b->barrier.first = t;
-    if (++b->barrier.n_arrived >= b->n_alive)
-        barrier_open(b);
+        m->first = t;
+    m->n_wanted = n_wanted;
+    if (++m->n_arrived >= (n_wanted ? n_wanted : b->n_alive))
+        barrier_open(b, id);
     wait_here();
     acquire(t->sync);
     return t->verdict;
@@ -290,6 +299,8 @@ static void thread_exit(thread *t)
     block *b = t->home;
     warp *w = t->in;
     now.idle_rounds = 0;
+    if (!t->products.empty())
+        fail("the thread ends with products that it did not wait for");
     t->state = DONE;
     if (!is_tsan)
         t->at = nullptr;
@@ -303,8 +314,8 @@ static void thread_exit(thread *t)
             break;
         }
     }
-    if (b->n_alive > 0 && b->barrier.n_arrived >= b->n_alive)
-        barrier_open(b);
+    if (b->n_alive > 0 && b->barriers[0].n_arrived >= b->n_alive)
+        barrier_open(b, 0);
 }
 
 /* A fiber runs one thread after another; as long as they do not wait, without a switch. */
@@ -337,8 +348,10 @@ void begin_threads(block *b, [[maybe_unused]] int set)
 {
     thread *v[max_threads];
     b->n_alive = now.n_threads;
-    b->barrier.n_arrived = 0;
-    b->barrier.first = nullptr;
+    for (meeting &m : b->barriers) {
+        m.n_arrived = 0;
+        m.first = nullptr;
+    }
     for (int i = 0; i < now.n_threads; i++) {
         thread *t = v[i] = &b->threads[i];
         const unsigned u = (unsigned)i;
@@ -349,6 +362,8 @@ void begin_threads(block *b, [[maybe_unused]] int set)
         t->at = nullptr;
         t->state = FRESH;
         t->copy_head = t->copy_tail = t->n_groups = 0;
+        t->products.clear();
+        t->n_product_groups = 0;
         if (is_tsan) { /* made here: one made by another fiber would be ordered after it */
             if (!b->fibers[set][i])
                 b->fibers[set][i] = fiber_new(thread_main);

@@ -8,7 +8,8 @@
 namespace emu
 {
 static const size_t map_bytes = 1 << 20, gap_bytes = 256, static_limit = 48 << 10, align = 128,
-                    max_arrays = 64;
+                    dyn_begin = 1024, /* where the dynamic array is: aligned to so many bytes */
+    max_arrays = 64;
 
 static size_t round_up(size_t n)
 {
@@ -50,11 +51,11 @@ void smem_begin(block *b, size_t dyn_bytes)
         if (m->map == MAP_FAILED)
             abort();
         poison(m->map, map_bytes);
-        unpoison(m->map, gap_bytes);
-        fill_nan(m->map, gap_bytes);
+        unpoison(m->map + dyn_begin - gap_bytes, gap_bytes);
+        fill_nan(m->map + dyn_begin - gap_bytes, gap_bytes);
     }
-    poison(m->map, m->used ? m->used : gap_bytes);
-    m->used = gap_bytes;
+    poison(m->map, m->used ? m->used : dyn_begin);
+    m->used = dyn_begin;
     m->static_bytes = 0;
     m->arrays.clear();
     m->arrays.reserve(max_arrays);
@@ -72,7 +73,7 @@ static bool is_nan_all(const char *p, const char *end)
 void smem_end(block *b)
 {
     const shared_memory *m = &b->smem;
-    bool is_clean = is_nan_all(m->map, m->map + gap_bytes);
+    bool is_clean = is_nan_all(m->map + dyn_begin - gap_bytes, m->map + dyn_begin);
     for (const shared_array &a : m->arrays)
         is_clean = is_clean && is_nan_all(a.p + a.bytes, a.p + round_up(a.bytes) + gap_bytes);
     if (is_clean)

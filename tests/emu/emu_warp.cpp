@@ -162,6 +162,24 @@ template void op_ldmatrix<2, true>(warp *, unsigned);
 template void op_ldmatrix<4, false>(warp *, unsigned);
 template void op_ldmatrix<4, true>(warp *, unsigned);
 
+template <bool is_trans> void op_stmatrix(warp *w, unsigned mask)
+{
+    want_full(w, mask);
+    const auto element = [&](int matrix, int r, int c) {
+        const uint32_t v = arg_of<stmatrix_arg>(w, r * 4 + c / 2)->given[matrix];
+        return v >> c % 2 * 16 & 0xffff;
+    };
+    for (int lane = 0; lane < 32; lane++)
+        for (int i = 0; i < 4; i++) {
+            const int m = lane / 8, r = lane % 8, c = 2 * i;
+            const uint32_t low = is_trans ? element(m, c, r) : element(m, r, c);
+            const uint32_t high = is_trans ? element(m, c + 1, r) : element(m, r, c + 1);
+            arg_of<stmatrix_arg>(w, lane)->row[i] = low | high << 16;
+        }
+}
+template void op_stmatrix<false>(warp *, unsigned);
+template void op_stmatrix<true>(warp *, unsigned);
+
 /* --- asynchronous copies --- */
 static thread *me()
 {
@@ -190,6 +208,28 @@ bool async_pop(int keep, async_copy *c)
         return false;
     *c = t->copy[at];
     t->copy_head++;
+    return true;
+}
+
+/* --- products of a warpgroup --- */
+void wgmma_push(wgmma_job job)
+{
+    job.group = me()->n_product_groups;
+    me()->products.push_back(job);
+}
+
+void wgmma_commit()
+{
+    me()->n_product_groups++;
+}
+
+bool wgmma_pop(int keep, wgmma_job *job)
+{
+    thread *t = me();
+    if (t->products.empty() || (int)(t->n_product_groups - t->products.front().group) <= keep)
+        return false;
+    *job = t->products.front();
+    t->products.erase(t->products.begin());
     return true;
 }
 } // namespace emu

@@ -36,6 +36,14 @@ enum way {
 enum element { ELEMENT_F32, ELEMENT_BF16, ELEMENT_F16 };
 void run_fragments(float *c, const float *a, const float *b, way w, element e);
 
+/* c (64,n) = A (64,PRODUCT_K) B (n,PRODUCT_K)^T by a warpgroup; n: 32, 64, 128. How A lies: k along
+ * its rows, down its columns, in registers (from either), or written by the warps from registers.
+ * is_b_down: the same of B. */
+enum { PRODUCT_K = 128 };
+enum a_form { A_ALONG, A_DOWN, A_REGS, A_REGS_TURNED, A_STORED, A_STORED_TURNED, N_A_FORMS };
+void run_products(float *c, const float *a, const float *b, int n, element e, a_form form,
+                  bool is_b_down);
+
 /* Votes, reductions, shuffles, bits and integer atomics; out[0] becomes the number of wrong
  * answers, out[1] the threads of the grid that counted themselves. */
 void run_operations(int *out, int n_blocks);

@@ -143,6 +143,37 @@ static void check_fragments()
     cudaFree(dc);
 }
 
+/* Products of a warpgroup, of every layout of its operands. */
+static void check_products()
+{
+    static const char *const names[] = {"f32", "bf16", "f16"};
+    std::vector<float> a(64 * PRODUCT_K), b(128 * PRODUCT_K);
+    for (size_t i = 0; i < a.size(); i++)
+        a[i] = (float)((i * 7 + i / 16) % 5) - 2;
+    for (size_t i = 0; i < b.size(); i++)
+        b[i] = (float)((i * 11 + i / 16) % 7) - 3;
+    float *da = on_device(a), *db = on_device(b), *dc = on_device(a);
+    hm_emu_set_gpu(90, (size_t)8 << 30);
+    for (int e = ELEMENT_BF16; e <= ELEMENT_F16; e++)
+        for (int n = 32; n <= 128; n *= 2) {
+            std::vector<float> c((size_t)(64 * n));
+            for (int i = 0; i < 64; i++)
+                for (int j = 0; j < n; j++)
+                    for (int k = 0; k < PRODUCT_K; k++)
+                        c[(size_t)(i * n + j)] +=
+                            a[(size_t)(i * PRODUCT_K + k)] * b[(size_t)(j * PRODUCT_K + k)];
+            for (int form = 0; form < 2 * N_A_FORMS; form++) {
+                run_products(dc, da, db, n, (element)e, (a_form)(form / 2), form % 2);
+                ok(on_host(dc, c.size()) == c, "warpgroup's products of %s, 64x%dx%d, form %d",
+                   names[e], n, (int)PRODUCT_K, form);
+            }
+        }
+    hm_emu_set_gpu(89, (size_t)8 << 30);
+    cudaFree(da);
+    cudaFree(db);
+    cudaFree(dc);
+}
+
 /* The two ways to multiply in f32 give the same bits. */
 static void check_shuffles()
 {
@@ -241,6 +272,7 @@ int main()
     for (int i = 0; i < n_probes; i++)
         check_probe(probes[i]);
     check_fragments();
+    check_products();
     check_shuffles();
     check_operations();
     check_streams();

@@ -1,7 +1,7 @@
 /* wrong: a kernel for each mistake that the emulator is there to find, and right ones, which
  * nobody may complain about. */
-#include "ptx.cuh"
 #include "self.h"
+#include "wgmma.cuh"
 
 namespace
 {
@@ -177,6 +177,60 @@ __global__ void k_copies_without_barrier(float *y, const float *x)
     y[threadIdx.x] = s[threadIdx.x];
 }
 
+/* A product of a warpgroup: y from its sum after a wait for all but KEEP groups. */
+enum overwriting { NOTHING_IS, AN_OPERAND_IS };
+template <int KEEP, overwriting WHAT> __device__ void multiply(float *y, const float *x)
+{
+    using tile = wg_tile<__half, 64, 64>;
+    SHARED_DYN(unsigned char, all);
+    tile *a = reinterpret_cast<tile *>(all);
+    frag_c d[4] = {};
+    for (int i = (int)threadIdx.x; i < 64 * 64; i += N)
+        *a->at(i / 64, i % 64) = from_f32<__half>(x[i % N]);
+    wg_publish();
+    wg_sync(1);
+    wg_begin();
+    wg_mma(d, wg_along(*a, 0, 0), wg_down(*a, 16, 0));
+    wg_commit();
+    if (WHAT == AN_OPERAND_IS)
+        *a->at((int)threadIdx.x % 64, 0) = from_f32<__half>(7);
+    wg_wait<KEEP>();
+    wg_pin(d);
+    y[threadIdx.x] = d[0].r[0];
+    wg_wait<0>();
+    if (y[threadIdx.x] == 0) /* the same threads of each order */
+        y[threadIdx.x] = __uint_as_float(0x7fc00000);
+}
+__global__ void k_product(float *y, const float *x)
+{
+    multiply<0, NOTHING_IS>(y, x);
+}
+__global__ void k_product_too_early(float *y, const float *x)
+{
+    multiply<1, NOTHING_IS>(y, x);
+}
+__global__ void k_product_overwritten(float *y, const float *x)
+{
+    multiply<0, AN_OPERAND_IS>(y, x);
+}
+__global__ void k_product_left_alone(float *y, const float *x)
+{
+    using tile = wg_tile<__half, 64, 64>;
+    SHARED_DYN(unsigned char, all);
+    tile *a = reinterpret_cast<tile *>(all);
+    frag_c d[4] = {};
+    wg_mma(d, wg_along(*a, 0, 0), wg_along(*a, 0, 0));
+    wg_commit();
+    y[threadIdx.x] = x[threadIdx.x];
+}
+/* Two warps wait for four. */
+__global__ void k_barrier_of_others(float *y, const float *x)
+{
+    if (threadIdx.x < 64)
+        wg_sync(1);
+    y[threadIdx.x] = x[threadIdx.x];
+}
+
 /* Thread 0 of each block waits for those of all others. count lies in the last of y. */
 __device__ void grid_barrier(float *y)
 {
@@ -239,6 +293,12 @@ const probe probes[] = {
     {"an integer overflows", k_overflow, 1, 0, ASAN, false},
     {"a wait for one copy too few", k_waits_for_one_copy_too_few, 1, 1024, EVERYBODY, false},
     {"copies without a barrier", k_copies_without_barrier, 1, 512, EVERYBODY, false},
+    {"a product of a warpgroup", k_product, 1, 8192, NOBODY, false},
+    {"a sum that is read before its product is done", k_product_too_early, 1, 8192, EVERYBODY,
+     false},
+    {"an operand that is overwritten too early", k_product_overwritten, 1, 8192, EVERYBODY, false},
+    {"a product that nobody waits for", k_product_left_alone, 1, 8192, EVERYBODY, false},
+    {"a barrier that too few reach", k_barrier_of_others, 1, 0, EVERYBODY, false},
     {"no barrier of the grid", k_grid_without_barrier, 4, 0, EVERYBODY, true},
     {"a barrier of the grid where blocks wait for their turn", k_grid, 4, 0, EVERYBODY, false},
     {"a wait that never ends", k_waits_for_ever, 1, 0, EVERYBODY, false},
