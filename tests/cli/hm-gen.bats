@@ -257,23 +257,32 @@ json() {
 
 @test "chat on a terminal: lines are edited, Ctrl-C stops the answer, Ctrl-D ends" {
     command -v script > /dev/null || skip "no script(1)"
+    # Waits until the terminal has shown so many of it.
+    shown() {
+        for _ in $(seq 100); do
+            [ "$(tr '\r' '\n' < typescript | grep -ac -- "$2")" -ge "$1" ] && return
+            sleep 0.1
+        done
+    }
     typed() {
-        sleep 1
+        shown 1 '^> '
         printf 'the cag\177t\n'
-        sleep 1
+        shown 2 '^> '
         printf 'half a li\003'
-        sleep 0.3
+        shown 3 '^> '
         printf '/set max_tokens 100000000\n/set\n'
-        sleep 0.5
+        shown 1 'max_tokens 100000000$'
         printf 'go on\n'
-        sleep 1
+        shown 1 'go on'
+        sleep 1 # of an answer that has no end
         printf '\003'
-        sleep 0.5
+        shown 1 stopped
         printf '/undo\n'
-        sleep 0.3
+        shown 1 '/undo'
         printf '\004'
     }
-    typed | TERM=vt100 timeout 30 script -qec \
+    : > typescript
+    typed | TERM=vt100 timeout 60 script -qefc \
         'exec hm-gen -j1 --chat --ignore-eos --logit-bias=7=-1e9 --max-tokens=5 --context=30000' typescript > /dev/null
     grep -q 'stopped' typescript
     grep -q 'max_tokens 100000000' typescript
