@@ -30,8 +30,9 @@ template <class T> struct norm_bwd_args {
     int D, range; /* rows a range */
 };
 
-/* Rows whose part of dw is summed as one: from M alone, 1024 ranges at most. */
-constexpr int NORM_RANGES = 1024, NORM_RANGE_MIN = 16;
+/* Rows whose part of dw is summed as one: from M alone, 256 ranges at most, which a large GPU runs
+ * at once. */
+constexpr int NORM_RANGES = 256, NORM_RANGE_MIN = 16;
 
 static inline int norm_range(int64_t M)
 {
