@@ -5,7 +5,10 @@
  *
  * A thread takes N neighbouring channels of a run of tokens and keeps the last K-1 tokens in
  * registers, so that a run reads each input once, and the K-1 before it (backward: also those
- * after). A warp takes 32 N channels of one run. Below, `b` counts tokens back. */
+ * after). A warp takes 32 N channels of one run. Below, `b` counts tokens back.
+ *
+ * A segment is a stretch of tokens of one number. Where one begins, the window of past tokens is
+ * emptied, so that taps need not be asked which segment they are of. */
 #include "cuda_ops.cuh"
 #include "rows.cuh"
 
@@ -64,46 +67,46 @@ template <int KMAX, int N> struct filter {
     }
 };
 
-/* Tokens t-KMAX+1 .. t+STEP-1 of N channels with their segments, in the storage type. Before t = 0
- * lie the history taps of the first segment, or zeros. */
-template <class T, int KMAX, int N> struct window {
-    packed<T, N> x[KMAX - 1 + STEP];
-    int seg[KMAX - 1 + STEP];
+/* The KMAX-1 tokens before the one at hand, of N channels: x[b-1] lies b back. Zeros where they are
+ * of another segment. */
+template <int KMAX, int N> struct window {
+    float x[KMAX - 1][N];
 
-    __device__ __forceinline__ void shift()
+    __device__ __forceinline__ void clear()
+    {
+        keep_branch(); /* segments are rare */
+#pragma unroll
+        for (int b = 0; b < KMAX - 1; b++)
+#pragma unroll
+            for (int i = 0; i < N; i++)
+                x[b][i] = 0;
+    }
+    __device__ __forceinline__ void push(const float (&now)[N])
     {
 #pragma unroll
-        for (int j = 0; j < KMAX - 1; j++) {
-            seg[j] = seg[j + STEP];
-            x[j] = x[j + STEP];
+        for (int i = 0; i < N; i++) {
+#pragma unroll
+            for (int b = KMAX - 2; b > 0; b--)
+                x[b][i] = x[b - 1][i];
+            x[0][i] = now[i];
         }
     }
-    __device__ __forceinline__ void put(int j, const packed<T, N> &p, int s)
-    {
-        seg[j] = s;
-        x[j] = p;
-    }
-    /* Whether token j and the one b before it share a segment. */
-    __device__ __forceinline__ bool meets(int j, int b) const
-    {
-        return seg[j - b] == seg[j];
-    }
-    /* pre of token j. */
-    __device__ __forceinline__ void convolve(float (&pre)[N], const filter<KMAX, N> &f, int j,
-                                             int K) const
+    /* pre of the token at hand. */
+    __device__ __forceinline__ void convolve(float (&pre)[N], const filter<KMAX, N> &f,
+                                             const float (&now)[N], int K) const
     {
 #pragma unroll
         for (int i = 0; i < N; i++)
             pre[i] = f.bias[i];
 #pragma unroll
-        for (int b = KMAX - 1; b >= 0; b--)
-            if (b < K && meets(j, b)) {
-                float v[N];
-                x[j - b].get(v);
+        for (int b = KMAX - 1; b > 0; b--)
+            if (b < K)
 #pragma unroll
                 for (int i = 0; i < N; i++)
-                    pre[i] += f.w[b][i] * v[i];
-            }
+                    pre[i] += f.w[b][i] * x[b - 1][i];
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            pre[i] += f.w[0][i] * now[i];
     }
 };
 
@@ -147,45 +150,72 @@ template <int N, class T> __device__ __forceinline__ conv_at find_run(const conv
     return at;
 }
 
+/* The run's first token in m. */
+template <class T> __device__ __forceinline__ T *run_in(const mat<T> &m, const conv_at &at)
+{
+    return m.p + (at.row + at.t) * m.ld + at.c;
+}
+
 template <int N> unsigned run_blocks(const runs &o, int C)
 {
     return blocks_for((int64_t)o.B * o.per_row, ROWS_WARPS) * blocks_for(C, 32 * N);
 }
 
-/* The tokens before the run's first. */
-template <class T, int KMAX, int N>
-__device__ void read_before(window<T, KMAX, N> &win, const conv_in<T> &in, const conv_at &at)
+/* Whether a segment begins at token t of the row, which follows another one. */
+template <class T>
+__device__ __forceinline__ bool begins_at(const conv_in<T> &in, const conv_at &at, int t)
 {
-    const int first = in.seg ? in.seg[at.row] : 0;
+    const int32_t *seg = in.seg + at.row + t;
+    return seg[0] != seg[-1];
+}
+
+/* The tokens before the run's first; before t = 0 lie the history taps of a read, or zeros. */
+template <class T, int KMAX, int N>
+__device__ void read_before(window<KMAX, N> &win, const conv_in<T> &in, const conv_at &at)
+{
+    win.clear();
 #pragma unroll
-    for (int j = 0; j < KMAX - 1; j++) {
-        const int t = at.t - (KMAX - 1) + j;
-        float history[N] = {};
-        packed<T, N> p;
-        if (t < 0 && t >= 1 - in.K && in.taps)
+    for (int b = KMAX - 1; b > 0; b--) {
+        const int t = at.t - b;
+        float past[N] = {};
+        if (t < 0 && t >= 1 - in.K && in.taps) {
 #pragma unroll
             for (int i = 0; i < N; i++)
-                history[i] =
-                    in.taps[((int64_t)at.slot * (in.K - 1) + in.K - 1 + t) * in.C + at.c + i];
-        if (t >= 0)
+                past[i] = in.taps[((int64_t)at.slot * (in.K - 1) + in.K - 1 + t) * in.C + at.c + i];
+        } else if (t >= 0) {
+            packed<T, N> p;
             p.read(in.x.p + (at.row + t) * in.x.ld + at.c);
-        else
-            p.set(history);
-        win.put(j, p, t >= 0 && in.seg ? in.seg[at.row + t] : first);
+            p.get(past);
+        }
+        if (in.seg && t > 0 && begins_at(in, at, t))
+            win.clear();
+        win.push(past);
     }
 }
 
-/* STEP tokens from t on, those before `end`, in their storage type. */
+/* A pack from where there is one, in its storage type, else zeros. */
 template <class T, int N>
-__device__ __forceinline__ void read_step(packed<T, N> (&to)[STEP], const mat<const T> &x,
-                                          const conv_at &at, int t, int end)
+__device__ __forceinline__ void read_if(bool is_there, packed<T, N> &to, const T *from)
 {
+    if (is_there)
+        to.read(from);
+    else
+        to.clear();
+}
+
+/* At which of STEP tokens a segment begins, bit k for token t + k of the run, of which n are there.
+ * That of a row does not count. */
+template <class T>
+__device__ __forceinline__ uint32_t begins_from(const conv_in<T> &in, const conv_at &at, int t,
+                                                int n)
+{
+    uint32_t bits = 0;
+    if (in.seg)
 #pragma unroll
-    for (int k = 0; k < STEP; k++)
-        if (t + k < end)
-            to[k].read(x.p + (at.row + t + k) * x.ld + at.c);
-        else
-            to[k].clear();
+        for (int k = 0; k < STEP; k++)
+            if (t + k < n && at.t + t + k > 0)
+                bits |= (uint32_t)begins_at(in, at, at.t + t + k) << k;
+    return bits;
 }
 
 /* A block of 8 warps takes 8 runs of 32 N channels; C is a multiple of N, K at most KMAX (4: K is
@@ -195,35 +225,40 @@ template <class T, int KMAX, int N>
 __global__ void __launch_bounds__(ROWS_THREADS, 2) k_conv1d_fwd(mat<T> y, conv_in<T> in)
 {
     const conv_at at = find_run<N>(in);
-    const int K = KMAX == 4 ? 4 : in.K, end = min(at.t + in.cut.run, at.T);
-    window<T, KMAX, N> win = {};
-    packed<T, N> next[STEP];
+    const int K = KMAX == 4 ? 4 : in.K, n = at.is_in ? min(in.cut.run, at.T - at.t) : 0;
+    window<KMAX, N> win;
+    packed<T, N> x[STEP]; /* a token is asked for STEP before it is used */
+    const int ld = (int)in.x.ld, to_ld = (int)y.ld;
+    const T *from = run_in(in.x, at);
+    T *to = run_in(y, at);
     if (at.is_in) {
         read_before<T, KMAX, N>(win, in, at);
-        read_step<T, N>(next, in.x, at, at.t, end);
+#pragma unroll
+        for (int k = 0; k < STEP; k++)
+            read_if<T, N>(k < n, x[k], from + k * ld);
     }
     filter<KMAX, N> f;
     f.read(in.w, in.bias, at.first, in.C, K);
-    if (!at.is_in)
-        return;
 #pragma unroll 1
-    for (int t = at.t; t < end; t += STEP) {
-#pragma unroll
-        for (int k = 0; k < STEP; k++)
-            win.put(KMAX - 1 + k, next[k], in.seg && t + k < end ? in.seg[at.row + t + k] : 0);
-        read_step<T, N>(next, in.x, at, t + STEP, end);
+    for (int t = 0; t < n; t += STEP) {
+        const uint32_t begins = begins_from(in, at, t, n);
+        from += STEP * ld;
 #pragma unroll
         for (int k = 0; k < STEP; k++) {
-            float out[N];
-            win.x[KMAX - 1 + k].forget();
-            win.convolve(out, f, KMAX - 1 + k, K);
+            float now[N], out[N];
+            if (begins >> k & 1)
+                win.clear();
+            x[k].get(now);
+            read_if<T, N>(t + k + STEP < n, x[k], from + k * ld);
+            win.convolve(out, f, now, K);
 #pragma unroll
             for (int i = 0; i < N; i++)
                 out[i] *= sigmoid_for<T>(out[i]);
-            if (t + k < end)
-                store<T, N>(y.p + (at.row + t + k) * y.ld + at.c, out);
+            if (t + k < n)
+                store<T, N>(to + k * to_ld, out);
+            win.push(now);
         }
-        win.shift();
+        to += STEP * to_ld;
     }
 }
 
@@ -279,53 +314,51 @@ __device__ void write_sums(float *part, conv_sums<KMAX, N> &mine, int c, int C, 
     }
 }
 
-/* One token of the backward at place j of the windows: dpre from pre and dy, and its share of the
- * sums where the token is of the run. */
+/* dpre of the token at hand, from pre and dy, and its share of the sums where the token is of the
+ * run. A token behind T has dy = 0, and so no share. */
 template <class T, int KMAX, int N>
-__device__ __forceinline__ void bwd_token(float (&dpre)[KMAX - 1 + STEP][N],
-                                          conv_sums<KMAX, N> &sums, const window<T, KMAX, N> &win,
-                                          const filter<KMAX, N> &f, const packed<T, N> &dy, int j,
-                                          int K, bool is_own)
+__device__ __forceinline__ void
+bwd_token(float (&dpre)[N], conv_sums<KMAX, N> &sums, const window<KMAX, N> &win,
+          const filter<KMAX, N> &f, const float (&now)[N], const float (&dy)[N], int K, bool is_own)
 {
-    float pre[N], d[N];
-    win.convolve(pre, f, j, K);
-    dy.get(d);
+    float pre[N];
+    win.convolve(pre, f, now, K);
 #pragma unroll
     for (int i = 0; i < N; i++) {
         const float s = sigmoid_for<T>(pre[i]);
-        dpre[j][i] = d[i] * (s * (1.0f + pre[i] * (1.0f - s)));
+        dpre[i] = dy[i] * (s * (1.0f + pre[i] * (1.0f - s)));
     }
     if (!is_own)
         return;
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        sums.bias[i] += dpre[j][i];
+    for (int i = 0; i < N; i++) {
+        sums.bias[i] += dpre[i];
+        sums.w[0][i] += dpre[i] * now[i];
+    }
 #pragma unroll
-    for (int b = 0; b < KMAX; b++)
-        if (b < K && win.meets(j, b)) {
-            win.x[j - b].get(d);
+    for (int b = 1; b < KMAX; b++)
+        if (b < K)
 #pragma unroll
             for (int i = 0; i < N; i++)
-                sums.w[b][i] += dpre[j][i] * d[i];
-        }
+                sums.w[b][i] += dpre[i] * win.x[b - 1][i];
 }
 
-/* dx of the token KMAX-1 before place j, which dpre now reaches KMAX-1 past. */
-template <class T, int KMAX, int N>
-__device__ __forceinline__ void bwd_dx(float (&dx)[N], const float (&dpre)[KMAX - 1 + STEP][N],
-                                       const window<T, KMAX, N> &win, const filter<KMAX, N> &f,
-                                       int j, int K)
+/* dx of the token KMAX-1 before the one at hand, as far as its segment goes; dpre[b]: that of the
+ * token b behind it. begins: bit b for a segment that begins b tokens back from the one at hand. */
+template <int KMAX, int N>
+__device__ __forceinline__ void bwd_dx(float (&dx)[N], const float (&dpre)[KMAX][N],
+                                       uint32_t begins, const filter<KMAX, N> &f, int K)
 {
-    const int own = j - (KMAX - 1);
+    constexpr uint32_t all = (1u << (KMAX - 1)) - 1; /* the places behind it */
 #pragma unroll
     for (int i = 0; i < N; i++)
-        dx[i] = 0;
+        dx[i] = f.w[0][i] * dpre[0][i];
 #pragma unroll
-    for (int b = 0; b < KMAX; b++)
-        if (b < K && win.meets(own + b, b))
+    for (int b = 1; b < KMAX; b++)
+        if (b < K && (begins & all & ~(all >> b)) == 0)
 #pragma unroll
             for (int i = 0; i < N; i++)
-                dx[i] += f.w[b][i] * dpre[own + b][i];
+                dx[i] += f.w[b][i] * dpre[b][i];
 }
 
 /* A block of 8 warps takes 8 runs of 32 N channels and writes their part of dw and dbias; parts are
@@ -337,47 +370,56 @@ __global__ void __launch_bounds__(ROWS_THREADS, sizeof(T) == 2 ? 2 : 1)
     k_conv1d_bwd(mat<T> dx, mat<const T> dy, conv_in<T> in, float *part)
 {
     const conv_at at = find_run<N>(in);
-    const int K = KMAX == 4 ? 4 : in.K, T_ = in.cut.T;
-    const int own_end = at.is_in ? min(at.t + in.cut.run, T_) : at.t;
-    const int end = at.is_in ? own_end + KMAX - 1 : at.t; /* past T: nothing is read */
+    const int K = KMAX == 4 ? 4 : in.K;
+    /* tokens of the run: its own, those that dpre is wanted of, those of them that there are */
+    const int n = at.is_in ? min(in.cut.run, at.T - at.t) : 0;
+    const int n_pre = at.is_in ? n + KMAX - 1 : 0, n_read = min(n_pre, at.T - at.t);
     conv_sums<KMAX, N> sums = {};
     filter<KMAX, N> f;
-    window<T, KMAX, N> win = {};
-    float dpre[KMAX - 1 + STEP][N] = {};
-    packed<T, N> next_x[STEP], next_dy[STEP];
+    window<KMAX, N> win;
+    float dpre[KMAX][N] = {};
+    uint32_t begins = 0;
+    packed<T, N> x[STEP], d[STEP]; /* a token is asked for STEP before it is used */
+    const int x_ld = (int)in.x.ld, dy_ld = (int)dy.ld, dx_ld = (int)dx.ld;
+    const T *x_from = run_in(in.x, at), *dy_from = run_in(dy, at);
+    T *to = run_in(dx, at) - (KMAX - 1) * dx_ld; /* dx lies so far behind */
     if (at.is_in) {
         read_before<T, KMAX, N>(win, in, at);
-        read_step<T, N>(next_x, in.x, at, at.t, T_);
-        read_step<T, N>(next_dy, dy, at, at.t, T_);
+#pragma unroll
+        for (int k = 0; k < STEP; k++) {
+            read_if<T, N>(k < n_read, x[k], x_from + k * x_ld);
+            read_if<T, N>(k < n_read, d[k], dy_from + k * dy_ld);
+        }
     }
     f.read(in.w, in.bias, at.first, in.C, K);
 #pragma unroll 1
-    for (int t = at.t; t < end; t += STEP) {
-        packed<T, N> now_dy[STEP];
+    for (int t = 0; t < n_pre; t += STEP) {
+        const uint32_t here = begins_from(in, at, t, n_read);
+        x_from += STEP * x_ld;
+        dy_from += STEP * dy_ld;
 #pragma unroll
         for (int k = 0; k < STEP; k++) {
-            now_dy[k] = next_dy[k];
-            win.put(KMAX - 1 + k, next_x[k], in.seg && t + k < T_ ? in.seg[at.row + t + k] : 0);
+            const int own = t + k - (KMAX - 1);
+            float now[N], now_dy[N], out[N];
+            begins = begins << 1 | (here >> k & 1);
+            if (begins & 1)
+                win.clear();
+            x[k].get(now);
+            d[k].get(now_dy);
+            read_if<T, N>(t + k + STEP < n_read, x[k], x_from + k * x_ld);
+            read_if<T, N>(t + k + STEP < n_read, d[k], dy_from + k * dy_ld);
+            bwd_token<T, KMAX, N>(dpre[KMAX - 1], sums, win, f, now, now_dy, K, t < n);
+            bwd_dx<KMAX, N>(out, dpre, begins, f, K);
+            if (own >= 0 && own < n)
+                store<T, N>(to + k * dx_ld, out);
+            win.push(now);
+#pragma unroll
+            for (int b = 0; b < KMAX - 1; b++)
+#pragma unroll
+                for (int i = 0; i < N; i++)
+                    dpre[b][i] = dpre[b + 1][i];
         }
-        read_step<T, N>(next_x, in.x, at, t + STEP, min(end, T_));
-        read_step<T, N>(next_dy, dy, at, t + STEP, min(end, T_));
-#pragma unroll
-        for (int k = 0; k < STEP; k++) {
-            float out[N];
-            win.x[KMAX - 1 + k].forget();
-            now_dy[k].forget();
-            bwd_token<T, KMAX, N>(dpre, sums, win, f, now_dy[k], KMAX - 1 + k, K, t + k < own_end);
-            bwd_dx<T, KMAX, N>(out, dpre, win, f, KMAX - 1 + k, K);
-            const int to = t + k - (KMAX - 1);
-            if (to >= at.t && to < own_end)
-                store<T, N>(dx.p + (at.row + to) * dx.ld + at.c, out);
-        }
-        win.shift();
-#pragma unroll
-        for (int j = 0; j < KMAX - 1; j++)
-#pragma unroll
-            for (int i = 0; i < N; i++)
-                dpre[j][i] = dpre[j + STEP][i];
+        to += STEP * dx_ld;
     }
     const unsigned tiles = (unsigned)((in.C + 32 * N - 1) / (32 * N));
     write_sums<KMAX, N>(part + (int64_t)(blockIdx.x / tiles) * in.C * (K + 1), sums, at.c, in.C, K);

@@ -75,6 +75,15 @@ __device__ __forceinline__ void forget_register(uint32_t &r)
 #endif
 }
 
+/* What is within the branch that this stands in stays in a branch: its instructions are jumped over
+ * where they could have been carried out without effect. */
+__device__ __forceinline__ void keep_branch()
+{
+#ifndef CUDA_EMU
+    asm volatile("");
+#endif
+}
+
 /* For kernels that launch_early (cuda.cuh) starts. grid_wait: returns when the kernels before have
  * ended and what they wrote is seen. grid_release: the next kernel may start as far as this block
  * is concerned. */

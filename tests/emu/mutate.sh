@@ -105,6 +105,7 @@ mutant 'gatenorm: the gradient of a long row is written past its end' gatenorm n
 
 # --- element by element ---
 mutant 'adamw: a step that is to be skipped is taken' adamw adamw.cu '/ k_adamw(/,/^}/s/ || ctl->skip)/)/'
+mutant 'adamw: a copy is written past its end' adamw adamw.cu '/ store_copy(/,/^}/s/at + N <= run->n_copy/true/'
 mutant 'cast: rows past the last are written' cast cast.cu '/ k_cast(/,/^}/s/if (at.row + k < tiles.rows) {/if (true) {/'
 mutant 'resid: the mask of the first micro-batch stays' resid resid.cu 's/(uint64_t)ctl->micro \* (uint64_t)count/0 * (uint64_t)count/'
 mutant 'rope: a quarter of the turn has the wrong sign' rope rope.cu 's/quarter >= 2 ? -b : b/quarter >= 3 ? -b : b/'
@@ -117,11 +118,12 @@ mutant 'sample: a barrier is missing in the first pass' sample sample.cu '/ k_ta
 mutant 'sample: a row has the penalties of the first' sample sample.cu '/ k_sample(/,/^}/s/a.tables.recent + r \* a/a.tables.recent + 0 * a/'
 
 # --- conv1d ---
-mutant 'conv1d: a document is not reset' conv1d conv1d.cu 's/return seg\[j - b\] == seg\[j\];/return true;/'
+mutant 'conv1d: a document is not reset' conv1d conv1d.cu 's/return seg\[0\] != seg\[-1\];/return false;/'
 mutant 'conv1d: a barrier is missing where warps add up' conv1d conv1d.cu '/ write_sums(/,/^}/s/__syncthreads();//'
 mutant 'conv1d: tokens before the row are read' conv1d conv1d.cu '/ read_before(/,/^}/s/if (t >= 0)/if (t >= -1)/'
-mutant 'conv1d: a run is written past its end' conv1d conv1d.cu '/ k_conv1d_fwd(/,/^}/s/if (t + k < end)/if (true)/'
-mutant 'conv1d: the gradient does not see the tokens behind a run' conv1d conv1d.cu 's/own_end + KMAX - 1 : at.t;/own_end : at.t;/'
+mutant 'conv1d: a run is written past its end' conv1d conv1d.cu '/ k_conv1d_fwd(/,/^}/s/if (t + k < n)/if (true)/'
+mutant 'conv1d: the gradient does not see the tokens behind a run' conv1d conv1d.cu 's/at.is_in ? n + KMAX - 1 : 0, n_read/n, n_read/'
+mutant 'conv1d: the gradient reaches into another document' conv1d conv1d.cu 's/ && (begins & all & ~(all >> b)) == 0//'
 mutant 'conv1d: a row takes the history of another slot' read conv1d.cu '/ read_before(/,/^}/s/(int64_t)at.slot/(int64_t)at.b/'
 mutant 'conv1d: the history goes to another slot' read conv1d.cu '/ k_conv1d_keep(/,/^}/s/(int64_t)in.slot\[b\]/(int64_t)b/'
 mutant 'conv1d_step: the history goes to another slot' conv1d mamba_step.cu '/ k_conv1d_step(/,/^}/s/shift(in, x, slots\[r\], c)/shift(in, x, r, c)/'
