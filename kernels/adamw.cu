@@ -29,8 +29,9 @@ __device__ factors make_factors(const struct step_ctl *ctl)
     return {ctl->lr / rest1, 1.0f / sqrtf(rest2), 1.0f - ctl->lr * ctl->weight_decay};
 }
 
-/* Whether elements i to i+3 decay: runs begin at multiples of 16. */
-__device__ bool has_decay(const struct adamw_run *__restrict__ runs, int n_runs, int64_t i)
+/* The run of elements i to i+3: runs begin at multiples of 16. */
+__device__ const struct adamw_run *run_of(const struct adamw_run *__restrict__ runs, int n_runs,
+                                          int64_t i)
 {
     int low = 0, high = n_runs; /* the run lies in [low, high) */
     while (high - low > 1) {
@@ -40,7 +41,21 @@ __device__ bool has_decay(const struct adamw_run *__restrict__ runs, int n_runs,
         else
             high = mid;
     }
-    return runs[low].has_decay != 0;
+    return runs + low;
+}
+
+/* Elements `at` and following of a run, to where products read them. */
+template <class T, int N>
+__device__ void store_copy(const struct adamw_run *run, int64_t at, const float (&p)[N])
+{
+    T *to = (T *)run->copy + at;
+    if (at + N <= run->n_copy)
+        store<T, N>(to, p);
+    else
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            if (at + j < run->n_copy)
+                to[j] = from_f32<T>(p[j]);
 }
 
 template <int N>
@@ -65,7 +80,7 @@ __device__ void store_moments(bf16 *to, const float (&v)[N], const struct step_c
 }
 
 /* A thread moves N neighbouring elements, 4 or 1; n is a multiple of N. Moves 12 + 4 sizeof(M)
- * bytes an element (28 with f32 moments, 20 with bf16); 14 FLOPs. */
+ * bytes an element (28 with f32 moments, 20 with bf16), and 2 for each that is copied; 14 FLOPs. */
 template <class M, int N>
 __global__ void __launch_bounds__(THREADS)
     k_adamw(float *__restrict__ p, M *__restrict__ m, M *__restrict__ v,
@@ -76,7 +91,8 @@ __global__ void __launch_bounds__(THREADS)
     if (i >= n || ctl->skip)
         return;
     const factors f = make_factors(ctl);
-    const float decay = has_decay(runs, n_runs, (int64_t)i) ? f.decay : 1.0f;
+    const struct adamw_run *run = run_of(runs, n_runs, (int64_t)i);
+    const float decay = run->has_decay ? f.decay : 1.0f;
     const float beta1 = ctl->beta1, beta2 = ctl->beta2;
     float pi[N], mi[N], vi[N], gi[N];
     load<float, N>(gi, g + i);
@@ -93,29 +109,33 @@ __global__ void __launch_bounds__(THREADS)
     store<float, N>(p + i, pi);
     store_moments<N>(m + i, mi, ctl, 0, i);
     store_moments<N>(v + i, vi, ctl, 1, i);
+    if (run->copy && run->copy_dtype == DT_BF16)
+        store_copy<bf16>(run, (int64_t)i - run->begin, pi);
+    else if (run->copy)
+        store_copy<f16>(run, (int64_t)i - run->begin, pi);
 }
 
 template <class M, int N>
 void run_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-               size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl)
+               size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl)
 {
     launch(dev, "adamw", k_adamw<M, N>, blocks_for((int64_t)n, N * THREADS), THREADS, 0, p,
-           (M *)m->data, (M *)v->data, g, n, runs, n_runs, ctl);
+           (M *)m->data, (M *)v->data, g, n, runs->run, runs->n, ctl);
 }
 } // namespace
 
 /* Floor: the bytes above; the step's other launches wait for nothing on the host. */
 void cuda_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-                size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl)
+                size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl)
 {
     assert(m->dtype == v->dtype && m->dtype != DT_F16);
     const bool is_bf16 = m->dtype == DT_BF16;
     if (n % 4 == 0 && is_bf16)
-        run_adamw<bf16, 4>(dev, p, m, v, g, n, runs, n_runs, ctl);
+        run_adamw<bf16, 4>(dev, p, m, v, g, n, runs, ctl);
     else if (n % 4 == 0)
-        run_adamw<float, 4>(dev, p, m, v, g, n, runs, n_runs, ctl);
+        run_adamw<float, 4>(dev, p, m, v, g, n, runs, ctl);
     else if (is_bf16)
-        run_adamw<bf16, 1>(dev, p, m, v, g, n, runs, n_runs, ctl);
+        run_adamw<bf16, 1>(dev, p, m, v, g, n, runs, ctl);
     else
-        run_adamw<float, 1>(dev, p, m, v, g, n, runs, n_runs, ctl);
+        run_adamw<float, 1>(dev, p, m, v, g, n, runs, ctl);
 }

@@ -89,7 +89,7 @@ void cuda_xent(struct dev *dev, float *loss, struct tensor *logits, const int32_
                float scale, struct step_ctl *ctl);
 void cuda_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, size_t n);
 void cuda_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-                size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl);
+                size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl);
 void cuda_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor *logits,
                  const struct sample_row *rows, const struct sample_tables *tables);
 

@@ -80,7 +80,7 @@ int bench_train_open(struct bench_train *b, const struct bench *bench, const str
 {
     *b = (struct bench_train){.bench = bench, .data = data};
     TRY(model_open(&b->model, c, opts, &bench->trace->dev, err));
-    TRY(optim_open(&b->optim, &b->model.params, DT_F32, b->model.dev, err));
+    TRY(optim_open(&b->optim, &b->model, DT_F32, err));
     b->ctl = (struct step_ctl){.lr = 1e-6f,
                                .beta1 = 0.9f,
                                .beta2 = 0.95f,

@@ -239,8 +239,7 @@ static void dry_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, siz
 {
 }
 static void dry_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-                      size_t n, const struct adamw_run *runs, int n_runs,
-                      const struct step_ctl *ctl)
+                      size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl)
 {
 }
 static void dry_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor *logits,

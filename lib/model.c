@@ -245,7 +245,7 @@ struct tensor model_head_norm(const struct model *m)
 }
 
 /* Dividing the norm's weights divides the logits. */
-static void fill_head_norm(struct model *m)
+void model_refresh_norm(struct model *m)
 {
     const struct drop none = {0};
     const struct tensor from =
@@ -262,7 +262,7 @@ void model_refresh(struct model *m)
             from.data = m->value[i].data;
             m->dev->ops->weight_fill(m->dev, &m->weight[i], &from);
         }
-    fill_head_norm(m);
+    model_refresh_norm(m);
 }
 
 /* Whether the product that starts with parameter i is kept as a handle only. */

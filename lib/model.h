@@ -1,7 +1,7 @@
 /* model: a config, its weights on a device, and the passes over them.
  *
  * - Training: model_loss (forward and, if asked, backward) over rows of a batch, then the optimizer
- *   on the flat blocks, then model_refresh.
+ *   on the flat blocks and the handles, then model_refresh_norm.
  * - Reading: model_read_all takes texts of any length into slots of a state, many short ones in a
  * pass or a long one in several. What a slot gets does not depend on what is read beside it.
  * - Decoding: model_step takes one token each of R sequences; a row's bits are those it has alone.
@@ -64,8 +64,10 @@ void model_close(struct model *m);
 /* Fills the master, where there is one, and the handles from a host block of params.count floats
  * (params.h's layout). Takes memory for the largest matrix while it runs. */
 MUST_USE int model_set_weights(struct model *m, const float *host, struct err *err);
-/* Fills the handles again after the optimizer moved the master. */
+/* Fills the handles again after something else than the optimizer's step moved the master. */
 void model_refresh(struct model *m);
+/* What the optimizer's step leaves to be done: head_norm. */
+void model_refresh_norm(struct model *m);
 /* XXH3 of config and weights (in f32, whatever products read): what a saved state is checked
  * against. */
 MUST_USE int model_hash(const struct model *m, uint64_t *hash, struct err *err);

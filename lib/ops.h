@@ -29,8 +29,8 @@
 struct weight {
     int rows, cols;   /* n outputs, k inputs, as the (n, k) tensor of the checkpoint */
     enum dtype dtype; /* what products read: F32 or BF16 */
-    int layout;       /* the backend's own */
-    void *data;       /* in device memory; in the plain f32 layout, the master tensor itself */
+    int layout; /* 0: a dense copy, row by row, as training wants it; else the backend's own */
+    void *data; /* in device memory; in the plain f32 layout, the master tensor itself */
 };
 
 /* Sizes from which an op's workspace follows; unused letters stay 0. A read of R rows has B 1 and T
@@ -78,11 +78,20 @@ struct drop {
 };
 
 /* Neighbouring parameters that are alike for the optimizer: elements [begin, the next run's
- * begin), multiples of 16. */
+ * begin), multiples of 16. The first n_copy of them are also written, rounded, to where products
+ * read them: the memory of a handle, which the run's (n,k) matrix fills row by row. */
 struct adamw_run {
     int64_t begin;
-    int32_t has_decay; /* weight decay applies: p -= lr weight_decay p */
-    int32_t pad;
+    int32_t has_decay;  /* weight decay applies: p -= lr weight_decay p */
+    int32_t copy_dtype; /* enum dtype, BF16 or F16 */
+    void *copy;         /* NULL: nowhere. Aligned as handles are */
+    int64_t n_copy;
+};
+/* All of them, in order; the first begins at 0. */
+struct adamw_runs {
+    const struct adamw_run *run; /* (n) device memory */
+    int n;
+    size_t copy_bytes; /* of all copies */
 };
 
 /* What a decode product does before and after, in one pass over the weights:
@@ -215,7 +224,7 @@ struct ops {
      * as it is. */
     size_t (*weight_bytes)(const struct dev *, int n, int k, enum dtype);
     /* Fills w's memory from the (n,k) tensor src (F32 or BF16; device memory). Again after each
-     * update. */
+     * change of it but adamw's, which fills handles itself. */
     void (*weight_fill)(struct dev *, struct weight *w, const struct tensor *src);
 
     /* --- embedding: y(M,D) = scale * w[ids] --- */
@@ -376,10 +385,9 @@ struct ops {
     /* AdamW (Loshchilov & Hutter 2019) on the n elements of all parameters, unless ctl->skip. Runs
      * after gnorm: the bias correction's step number is ctl->applied, which counts this step. m, v
      * (n) are F32, or BF16 rounded stochastically: element i's 16 low bits are compared with those
-     * of number i of the stream (seed; RNG_ROUND, 0 for m and 1 for v, step). runs (n_runs) is
-     * device memory; the first begins at 0. */
+     * of number i of the stream (seed; RNG_ROUND, 0 for m and 1 for v, step). */
     void (*adamw)(struct dev *, float *p, struct tensor *m, struct tensor *v, const float *g,
-                  size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl);
+                  size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl);
 
     /* --- sampling: id (R) and logp (R) of the chosen token under the unmodified softmax --- */
     /* Logits may be -infinity; a row with a NaN, +infinity or nothing finite gives id 0, logp NaN.

@@ -1,11 +1,13 @@
 /* optim: see optim.h. */
 #include "optim.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
+/* All but the parts of a product that another one starts. */
 static bool starts_run(const struct params *p, int i)
 {
-    return i == 0 || p->list[i].has_decay != p->list[i - 1].has_decay;
+    return p->list[i].product_rows || !p->list[i].is_matrix;
 }
 
 static int count_runs(const struct params *p)
@@ -21,8 +23,8 @@ static void carve(struct optim *o, const struct params *p, enum dtype moments, s
     const int64_t n = (int64_t)p->count;
     o->m = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
     o->v = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
-    o->n_runs = count_runs(p);
-    o->runs = arena_take(a, (size_t)o->n_runs * sizeof *o->runs, MEM_MOMENTS);
+    o->runs.n = count_runs(p);
+    o->runs.run = o->run = arena_take(a, (size_t)o->runs.n * sizeof *o->run, MEM_MOMENTS);
 }
 
 void optim_plan(const struct params *p, enum dtype moments, struct arena *plan)
@@ -34,34 +36,51 @@ void optim_plan(const struct params *p, enum dtype moments, struct arena *plan)
     plan->by_kind[MEM_MOMENTS] += a.used;
 }
 
-/* The padding between parameters is zero and stays zero, so it may belong to any run. */
-static int upload_runs(struct optim *o, const struct params *p, struct err *err)
+/* That of parameter i. The padding between parameters is zero and stays zero, so it may belong to
+ * any run. */
+static struct adamw_run run_of(const struct model *m, int i)
 {
-    const size_t bytes = (size_t)o->n_runs * sizeof *o->runs;
-    struct adamw_run *runs = calloc((size_t)o->n_runs, sizeof *runs);
+    const struct param *p = &m->params.list[i];
+    const struct weight *w = &m->weight[i];
+    struct adamw_run run = {.begin = (int64_t)p->offset, .has_decay = p->has_decay};
+    if (p->product_rows && w->dtype != DT_F32) {
+        assert(w->layout == 0);
+        run.copy = w->data;
+        run.copy_dtype = (int32_t)w->dtype;
+        run.n_copy = (int64_t)w->rows * w->cols;
+    }
+    return run;
+}
+
+static int upload_runs(struct optim *o, const struct model *m, struct err *err)
+{
+    const struct params *p = &m->params;
+    const size_t bytes = (size_t)o->runs.n * sizeof *o->run;
+    struct adamw_run *runs = calloc((size_t)o->runs.n, sizeof *runs);
     if (!runs)
         return err_oom(err, bytes);
     int n = 0;
     for (int i = 0; i < p->n; i++)
-        if (starts_run(p, i))
-            runs[n++] = (struct adamw_run){(int64_t)p->list[i].offset, p->list[i].has_decay, 0};
-    dev_upload(o->dev, o->runs, runs, bytes);
+        if (starts_run(p, i)) {
+            runs[n] = run_of(m, i);
+            o->runs.copy_bytes += (size_t)runs[n++].n_copy * sizeof(uint16_t);
+        }
+    dev_upload(o->dev, o->run, runs, bytes);
     free(runs);
     return 0;
 }
 
-int optim_open(struct optim *o, const struct params *p, enum dtype moments, struct dev *dev,
-               struct err *err)
+int optim_open(struct optim *o, const struct model *m, enum dtype moments, struct err *err)
 {
-    *o = (struct optim){.dev = dev};
+    *o = (struct optim){.dev = m->dev};
     struct arena a = {0};
-    carve(o, p, moments, &a);
+    carve(o, &m->params, moments, &a);
     const size_t bytes = a.used;
-    TRY(dev_alloc(dev, &o->block, bytes, err));
+    TRY(dev_alloc(o->dev, &o->block, bytes, err));
     a = (struct arena){.base = o->block};
-    carve(o, p, moments, &a);
-    dev_zero(dev, o->block, bytes);
-    if (upload_runs(o, p, err) == 0)
+    carve(o, &m->params, moments, &a);
+    dev_zero(o->dev, o->block, bytes);
+    if (upload_runs(o, m, err) == 0)
         return 0;
     optim_close(o);
     return -1;
@@ -88,9 +107,8 @@ static void run_step(void *arg)
     struct model *m = w->m;
     const struct ops *ops = o->dev->ops;
     ops->gnorm(o->dev, m->ctl, m->grad, m->params.count);
-    ops->adamw(o->dev, m->master, &o->m, &o->v, m->grad, m->params.count, o->runs, o->n_runs,
-               m->ctl);
-    model_refresh(m);
+    ops->adamw(o->dev, m->master, &o->m, &o->v, m->grad, m->params.count, &o->runs, m->ctl);
+    model_refresh_norm(m);
 }
 
 void optim_step(struct optim *o, struct model *m)

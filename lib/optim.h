@@ -8,16 +8,17 @@
 struct optim {
     struct dev *dev;        /* borrowed */
     struct tensor m, v;     /* (params.count) first and second moments */
-    struct adamw_run *runs; /* (n_runs) device memory */
-    int n_runs;
-    void *block; /* device memory of all three, owned */
+    struct adamw_run *run;  /* (runs.n) device memory */
+    struct adamw_runs runs; /* the same */
+    void *block;            /* device memory of all three, owned */
 };
 
 /* Adds the moments' bytes to the plan. */
 void optim_plan(const struct params *p, enum dtype moments, struct arena *plan);
-/* Takes the memory; the moments are zero. */
-MUST_USE int optim_open(struct optim *o, const struct params *p, enum dtype moments,
-                        struct dev *dev, struct err *err);
+/* Takes the memory, on the model's device; the moments are zero. The step writes the model's
+ * handles, which stay where they are. */
+MUST_USE int optim_open(struct optim *o, const struct model *m, enum dtype moments,
+                        struct err *err);
 void optim_close(struct optim *o);
 
 /* Ends a step whose gradients are in m->grad: verdict and norm (ops->gnorm), AdamW on every

@@ -101,15 +101,16 @@ static void timed_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, s
               COST("gnorm", "n", {(int64_t)n}, .bytes = 4.0 * (double)n, .flops = 2.0 * (double)n));
 }
 
-/* reads p m v g, writes p m v */
+/* reads p m v g, writes p m v and the copies */
 static void timed_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v,
-                        const float *g, size_t n, const struct adamw_run *runs, int n_runs,
+                        const float *g, size_t n, const struct adamw_runs *runs,
                         const struct step_ctl *ctl)
 {
     struct trace *t = trace_begin(dev);
-    t->inner->adamw(dev, p, m, v, g, n, runs, n_runs, ctl);
+    t->inner->adamw(dev, p, m, v, g, n, runs, ctl);
     trace_end(t, COST("adamw", "n", {(int64_t)n},
-                      .bytes = (12.0 + 4.0 * (double)dtype_size(m->dtype)) * (double)n,
+                      .bytes = (12.0 + 4.0 * (double)dtype_size(m->dtype)) * (double)n +
+                               (double)runs->copy_bytes,
                       .flops = 14.0 * (double)n));
 }
 

@@ -98,7 +98,7 @@ static int open_all(struct train *t, const struct train_data *d, const struct bu
     TRY(buf_put(&t->tok, tok->data, tok->size, err));
     TRY(open_data(t, d, tok_hash, err));
     TRY(model_open(&t->model, &t->head.c, &mo, t->dev, err));
-    TRY(optim_open(&t->optim, &t->model.params, (enum dtype)t->head.opts.moments, t->dev, err));
+    TRY(optim_open(&t->optim, &t->model, (enum dtype)t->head.opts.moments, err));
     return open_blocks(t, err);
 }
 

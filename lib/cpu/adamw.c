@@ -14,8 +14,7 @@ struct adamw_job {
     float *p;
     const struct tensor *m, *v;
     const float *g;
-    const struct adamw_run *runs;
-    int n_runs;
+    const struct adamw_runs *runs;
     size_t n;
     uint64_t seed, step;
     float beta1, beta2, eps, grad_scale;
@@ -84,23 +83,36 @@ static void update_run(const struct adamw_job *job, size_t begin, size_t end, bo
     }
 }
 
+/* What products read of elements [begin, end) of p. */
+static void copy_run(const struct adamw_run *run, const float *p, size_t begin, size_t end)
+{
+    const size_t first = (size_t)run->begin, last = first + (size_t)run->n_copy;
+    assert(run->copy_dtype == DT_BF16);
+    for (size_t i = begin; i < (end < last ? end : last); i++)
+        ((uint16_t *)run->copy)[i - first] = bf16_from_f32(p[i]);
+}
+
 static void adamw_worker(void *arg, int worker, int n_workers)
 {
     const struct adamw_job *job = arg;
+    const struct adamw_run *runs = job->runs->run;
     size_t begin, end;
     pool_share(job->n, 16, worker, n_workers, &begin, &end);
-    for (int r = 0; r < job->n_runs; r++) {
-        const size_t run_begin = (size_t)job->runs[r].begin;
-        const size_t run_end = r + 1 < job->n_runs ? (size_t)job->runs[r + 1].begin : job->n;
+    for (int r = 0; r < job->runs->n; r++) {
+        const size_t run_begin = (size_t)runs[r].begin;
+        const size_t run_end = r + 1 < job->runs->n ? (size_t)runs[r + 1].begin : job->n;
         const size_t from = run_begin > begin ? run_begin : begin;
         const size_t to = run_end < end ? run_end : end;
-        if (from < to)
-            update_run(job, from, to, job->runs[r].has_decay);
+        if (from >= to)
+            continue;
+        update_run(job, from, to, runs[r].has_decay);
+        if (runs[r].copy)
+            copy_run(&runs[r], job->p, from, to);
     }
 }
 
 void cpu_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-               size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl)
+               size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl)
 {
     if (ctl->skip)
         return;
@@ -112,7 +124,6 @@ void cpu_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, co
         .v = v,
         .g = g,
         .runs = runs,
-        .n_runs = n_runs,
         .n = n,
         .seed = ctl->seed,
         .step = (uint64_t)ctl->step,

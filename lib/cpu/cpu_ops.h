@@ -58,7 +58,7 @@ size_t cpu_xent_plan(const struct dev *dev, const struct sizes *s);
 void cpu_gnorm(struct dev *dev, struct step_ctl *ctl, const float *g, size_t n);
 size_t cpu_gnorm_plan(const struct dev *dev, const struct sizes *s);
 void cpu_adamw(struct dev *dev, float *p, struct tensor *m, struct tensor *v, const float *g,
-               size_t n, const struct adamw_run *runs, int n_runs, const struct step_ctl *ctl);
+               size_t n, const struct adamw_runs *runs, const struct step_ctl *ctl);
 
 void cpu_sample(struct dev *dev, int32_t *id, float *logp, const struct tensor *logits,
                 const struct sample_row *rows, const struct sample_tables *tables);

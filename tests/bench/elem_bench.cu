@@ -242,7 +242,8 @@ void time_ends(struct bench *b)
     time_op(b, "adamw", 28.0 * n, [=] {
         float *p = (float *)b->next;
         struct tensor m = vec(p + n, n), v = vec(p + 2 * n, n);
-        cuda_adamw(dev, p, &m, &v, b->dw, n, b->runs, 1, b->ctl);
+        const struct adamw_runs runs = {b->runs, 1, 0};
+        cuda_adamw(dev, p, &m, &v, b->dw, n, &runs, b->ctl);
     });
 }
 } // namespace
