@@ -145,7 +145,7 @@ template <int EACH> __device__ __forceinline__ tile_at find_tile(const row_tiles
  * whose error is some 2^-21. */
 template <class T> __device__ __forceinline__ float sigmoid_for(float x)
 {
-    return sizeof(T) == 4 ? sigmoid(x) : __fdividef(1.0f, 1.0f + exp2_fast(-1.44269504f * x));
+    return sizeof(T) == 4 ? sigmoid(x) : __fdividef(1.0f, 1.0f + __expf(-x));
 }
 
 /* Where sums over rows go: columns below `split` to `to`, the others to `rest`. */
