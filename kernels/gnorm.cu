@@ -1,6 +1,7 @@
 /* gnorm: the norm of all gradients and the verdict on the step (lib/verdict.h). Squares are added
- * in double: thread by thread over a fixed share, then over the block, then over the blocks in
- * order; shares follow from n alone. */
+ * by fours in f32, since most GPUs have few units for double, and from there on in double: thread
+ * by thread over a fixed share, then over the block, then over the blocks in order; shares follow
+ * from n alone. */
 #include "cuda_ops.cuh"
 #include "vec.cuh"
 
@@ -31,17 +32,15 @@ __global__ void __launch_bounds__(THREADS)
 {
     const size_t begin = blockIdx.x * share, end = min(begin + share, n);
     double sum = 0;
-    for (size_t i = begin + 4 * threadIdx.x; i < end; i += 4 * THREADS) {
-        float v[4] = {0, 0, 0, 0};
-        if (i + 4 <= end)
-            load<float, 4>(v, g + i);
-        else
-            for (size_t j = 0; i + j < end; j++)
-                v[j] = g[i + j];
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            sum += (double)v[j] * (double)v[j];
+    size_t i = begin + 4 * threadIdx.x;
+#pragma unroll 8
+    for (; i + 4 <= end; i += 4 * THREADS) {
+        float v[4];
+        load<float, 4>(v, g + i);
+        sum += (double)(v[0] * v[0] + v[1] * v[1] + (v[2] * v[2] + v[3] * v[3]));
     }
+    for (; i < end; i++) /* fewer than 4, of one thread */
+        sum += (double)g[i] * (double)g[i];
     sum = block_sum_double(sum);
     if (threadIdx.x == 0)
         part[blockIdx.x] = sum;
