@@ -17,7 +17,7 @@ namespace
 constexpr int MAX_TAPS = 16;
 constexpr int STEP = 4;        /* tokens loaded at once */
 constexpr int FWD_RUN = 16;    /* tokens a thread, forward */
-constexpr int BWD_RUN = 32;    /* backward, at least */
+constexpr int BWD_RUN = 64;    /* backward, at least */
 constexpr int MAX_RUNS = 2048; /* backward: runs grow beyond that many */
 
 /* Runs of `run` tokens cut from each of B rows of T. */

@@ -246,20 +246,22 @@ __device__ __forceinline__ void wg_mma(frag_c (&d)[N8], const frag_a<T> &a,
 /* --- between tiles, memory and fragments --- */
 
 /* Rows [0,ROWS) of `from`, of which n_rows are there (the others become 0), by THREADS threads,
- * all of which call it. Its rows are aligned to 16 bytes. Copies end with a wait. */
+ * which have the numbers `thread` and all call it. Its rows are aligned to 16 bytes. Copies end
+ * with a wait. */
 template <int THREADS, class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_copy(wg_tile<T, ROWS, COLS> &to, const T *from, int64_t ld,
                                         int n_rows, int thread)
 {
     constexpr int per_row = COLS / 8, step = THREADS / per_row;
-    static_assert(THREADS % per_row == 0 && step % 8 == 0 && ROWS % step == 0,
+    static_assert(THREADS % per_row == 0 && step % 8 == 0,
                   "a thread stays in its column, and its packs in their place");
     const int r0 = thread / per_row, c = thread % per_row * 8;
     T *const at = to.at(r0, c);
     from += r0 * (int)ld + c;
 #pragma unroll
-    for (int i = 0; i < ROWS / step; i++)
-        copy16_async(at + i * step * 64, from + i * step * (int)ld, r0 + i * step < n_rows);
+    for (int i = 0; i < ROWS; i += step)
+        if (i + step <= ROWS || r0 + i < ROWS)
+            copy16_async(at + i * 64, from + i * (int)ld, r0 + i < n_rows);
 }
 
 /* A of 16x16 elements from (r0,c0), multiples of 8; _t: of their transpose. */
