@@ -6,30 +6,12 @@
  * all query heads of their KV head and gives dk and dv: 7 products where 5 would do, for sums whose
  * order is fixed. The second kernel's scores are transposed (keys by queries), so that weights go
  * from one product to the next in registers in both. */
-#include "attn.cuh"
+#include "attn_bwd.cuh"
 
 #include "cuda_ops.cuh"
 
 namespace
 {
-
-/* Workspace: of each row, lse in units of log2 and delta, (B*H, padded T) f32 each; rows from T on
- * have lse infinite, which makes their weights 0. */
-constexpr int row_pad = 128;
-
-struct row_stats {
-    float *lse2, *delta;
-    int ld;
-};
-
-struct row_stats stats_of(const struct dev *dev, int B, int H, int T)
-{
-    struct row_stats s;
-    s.ld = (T + row_pad - 1) / row_pad * row_pad;
-    s.lse2 = (float *)dev->work;
-    s.delta = s.lse2 + (int64_t)B * H * s.ld;
-    return s;
-}
 
 /* --- dq --- */
 
@@ -42,113 +24,15 @@ template <class T, int W_, int WARPS, int M_, int KEYS_, int SUB, int MIN_BLOCKS
     static constexpr int smem_rows = 4 * KEYS_ + (has_q ? 0 : 2 * rows);
     static constexpr size_t smem_bytes = (size_t)smem_rows * ld * sizeof(T);
     static_assert(!has_q || rows == 2 * KEYS_, "q and dout pass through a stage each");
-    static_assert(row_pad % rows == 0, "row_stats has whole tiles");
+    static_assert(attn_row_pad % rows == 0, "attn_row_stats has whole tiles");
 };
-
-/* What a lane knows of its rows m*16 + half*8 + lane/4. */
-template <int M> struct dq_rows {
-    float lse2[M][2], delta[M][2];
-    int first[M][2], last; /* keys [first,last] are seen; last: of row 0 */
-};
-
-/* The sum of dout times o over a lane's columns of a row, the eighth part of them. */
-template <class T, int W>
-__device__ __forceinline__ float delta_part(const T *x, const T *y, int P, bool is_wide)
-{
-    constexpr int n = W / 8 < wide<T>::n ? W / 8 : wide<T>::n; /* elements an access */
-    float sum = 0;
-#pragma unroll
-    for (int at = 0; at < W; at += 8 * n) {
-        const int c = at + lane_id() % 8 * n;
-        if (c >= P)
-            continue;
-        if (is_wide) {
-            float a[n], b[n];
-            load(a, x + c);
-            load(b, y + c);
-#pragma unroll
-            for (int i = 0; i < n; i++)
-                sum = fmaf(a[i], b[i], sum);
-        } else {
-            for (int i = c; i < min(c + n, P); i++)
-                sum = fmaf(to_f32(x[i]), to_f32(y[i]), sum);
-        }
-    }
-    return sum;
-}
-
-/* delta of a warp's 16*M rows from row0 on, kept and written; rows past the last have 0. A quarter
- * of a warp takes each 4th row, all of its rows at once, and hands the sums to those who need them.
- */
-template <class T, class C>
-__device__ __forceinline__ void make_delta(dq_rows<C::M> &w, float *delta, mat<const T> dout,
-                                           mat<const T> o, int row0, const attn_args<T> &in)
-{
-    const int quarter = lane_id() / 8, g = lane_id() / 4;
-    float sum[4 * C::M];
-#pragma unroll
-    for (int i = 0; i < 4 * C::M; i++) {
-        const int row = min(row0 + 4 * i + quarter, in.n_queries - 1);
-        sum[i] = delta_part<T, C::W>(dout.p + row * dout.ld, o.p + row * o.ld, in.P, in.is_wide);
-    }
-#pragma unroll
-    for (int i = 0; i < 4 * C::M; i++) {
-        const int row = row0 + 4 * i + quarter;
-#pragma unroll
-        for (int step = 4; step > 0; step /= 2)
-            sum[i] += __shfl_xor_sync(0xffffffffu, sum[i], step);
-        sum[i] = row < in.n_queries ? sum[i] : 0.0f;
-        if (lane_id() % 8 == 0)
-            delta[row] = sum[i];
-    }
-#pragma unroll
-    for (int i = 0; i < 2 * C::M; i++) {
-        const float low = __shfl_sync(0xffffffffu, sum[2 * i], g % 4 * 8);
-        const float high = __shfl_sync(0xffffffffu, sum[2 * i + 1], g % 4 * 8);
-        w.delta[i / 2][i % 2] = g < 4 ? low : high;
-    }
-}
-
-template <class T, class C>
-__device__ __forceinline__ void open_rows(dq_rows<C::M> &w, const attn_args<T> &in,
-                                          const int32_t *seg, const float *lse, float *lse2, int q0,
-                                          int row0, int j_first)
-{
-    w.last = row0 + lane_id() / 4;
-#pragma unroll
-    for (int m = 0; m < C::M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = w.last + m * 16 + half * 8, at = min(row, in.n_queries - 1);
-            w.lse2[m][half] = row < in.n_queries ? lse[row] * attn_log2e : INFINITY;
-            w.first[m][half] = seg ? attn_doc_begin(seg, at, q0, j_first) : 0;
-            if (lane_id() % 4 == 0)
-                lse2[row] = w.lse2[m][half];
-        }
-}
-
-/* Scores become weights and then ds, given dp. */
-template <int M, int N>
-__device__ __forceinline__ void weigh(frag_c (&s)[M][N], const frag_c (&dp)[M][N],
-                                      const dq_rows<M> &w, float scale2)
-{
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < N; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float p = exp2_fast(fmaf(s[m][n].r[i], scale2, -w.lse2[m][i / 2]));
-                s[m][n].r[i] = p * (dp[m][n].r[i] - w.delta[m][i / 2]);
-            }
-}
 
 /* Grid: (sequence and head, tile of queries), the longest first; block: C::threads. FLOPs: 6 P a
  * query and key that are seen, 3 B H T^2 P over whole rows. Bytes: q, dout, o and dq once; k and v
  * once a tile of queries, out of L2. Deterministic: a row belongs to one warp. */
 template <class T, class C>
 __global__ void __launch_bounds__(C::threads, C::min_blocks)
-    k_attn_dq(mat<T> dq, struct row_stats stats, mat<const T> all_dout, mat<const T> all_o,
+    k_attn_dq(mat<T> dq, struct attn_row_stats stats, mat<const T> all_dout, mat<const T> all_o,
               const float *lse, const attn_args<T> in)
 {
     constexpr int M = C::M, W = C::W, keys = C::keys, ld = C::ld, threads = C::threads;
@@ -180,9 +64,9 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
     attn_load<T, keys, W, threads>(smem, k, j_begin, n, in.P, in.is_wide);
     attn_load<T, keys, W, threads>(smem + keys * ld, v, j_begin, n, in.P, in.is_wide);
     copy_commit();
-    dq_rows<M> w;
-    make_delta<T, C>(w, delta, dout, attn_head(all_o, b, n, h, in.P), row0, in);
-    open_rows<T, C>(w, in, seg, lse + (int64_t)blockIdx.x * n, lse2, q0, row0, j_first);
+    attn_dq_rows<M> w;
+    attn_make_delta<T, C>(w, delta, dout, attn_head(all_o, b, n, h, in.P), row0, in);
+    attn_open_rows<T, C>(w, in, seg, lse + (int64_t)blockIdx.x * n, lse2, q0, row0, j_first);
     const int warp_first = __shfl_sync(0xffffffffu, w.first[0][0], 0);
     const int warp_inner = __shfl_sync(0xffffffffu, w.first[M - 1][1], 31);
     if constexpr (C::has_q) {
@@ -214,7 +98,8 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
             attn_abt<T, M, C::sub, W, C::has_q>(dp, da, do_tile + warp_row * ld, v_tile);
             if (j + C::sub - 1 > row0 || j < warp_inner)
                 attn_mask(s, w.first, w.last, j);
-            weigh(s, dp, w, in.scale * attn_log2e);
+            attn_weights(s, w, in.scale * attn_log2e);
+            attn_weigh(s, dp, w);
             attn_pb<T, M, C::sub, W>(sum, s, k_tile);
         }
     }
@@ -235,7 +120,7 @@ template <class T, int W_, int WARPS, int M_, int STEP, int SUB, int MIN_BLOCKS>
     static constexpr int stages_at = has_kv ? 0 : 2 * keys; /* rows before the stages */
     static constexpr int rows = stages_at + 4 * STEP > 2 * keys ? stages_at + 4 * STEP : 2 * keys;
     static constexpr size_t smem_bytes = (size_t)rows * ld * sizeof(T) + 4 * STEP * sizeof(float);
-    static_assert(row_pad % STEP == 0 && keys % STEP == 0, "row_stats has whole steps");
+    static_assert(attn_row_pad % STEP == 0 && keys % STEP == 0, "attn_row_stats has whole steps");
 };
 
 /* A stage: STEP queries with their dout, lse2 and delta. */
@@ -252,8 +137,8 @@ template <class T, class C> __device__ __forceinline__ dkv_stage<T, C> stage_at(
 
 template <class T, class C>
 __device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn_args<T> &in,
-                                           mat<const T> dout, struct row_stats stats, int b, int h,
-                                           int i0)
+                                           mat<const T> dout, struct attn_row_stats stats, int b,
+                                           int h, int i0)
 {
     const int n = in.n_queries, at = (int)threadIdx.x * 4;
     attn_load<T, C::step, C::W, C::threads>(to.q, attn_head(in.q, b, n, h, in.P), i0, n, in.P,
@@ -268,67 +153,13 @@ __device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn
     copy_commit();
 }
 
-/* Queries that do not see their key get no weight. ends: where the documents of the warp's keys
- * end; row0: the first of them; i0: the stage's first query. */
-template <int M, int N>
-__device__ __forceinline__ void mask_t(frag_c (&s)[M][N], const int *ends, int row0, int i0)
-{
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = m * 16 + half * 8 + lane_id() / 4, end = ends[row];
-#pragma unroll
-            for (int n = 0; n < N; n++)
-#pragma unroll
-                for (int at = 0; at < 2; at++) {
-                    const int i = i0 + n * 8 + lane_id() % 4 * 2 + at;
-                    if (i < row0 + row || i >= end)
-                        s[m][n].r[half * 2 + at] = -INFINITY;
-                }
-        }
-}
-
-/* Transposed scores become weights. */
-template <int M, int N>
-__device__ __forceinline__ void weigh_t(frag_c (&s)[M][N], const float *lse2, float scale2)
-{
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        float bias[2];
-        load(bias, lse2 + n * 8 + lane_id() % 4 * 2);
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int at = 0; at < 4; at++)
-                s[m][n].r[at] = exp2_fast(fmaf(s[m][n].r[at], scale2, -bias[at % 2]));
-    }
-}
-
-/* dp, transposed, becomes ds. */
-template <int M, int N>
-__device__ __forceinline__ void weigh_dp_t(frag_c (&dp)[M][N], const frag_c (&p)[M][N],
-                                           const float *delta)
-{
-#pragma unroll
-    for (int n = 0; n < N; n++) {
-        float row[2];
-        load(row, delta + n * 8 + lane_id() % 4 * 2);
-#pragma unroll
-        for (int m = 0; m < M; m++)
-#pragma unroll
-            for (int at = 0; at < 4; at++)
-                dp[m][n].r[at] = p[m][n].r[at] * (dp[m][n].r[at] - row[at % 2]);
-    }
-}
-
 /* Grid: (sequence and KV head, tile of keys), the longest first; block: C::threads. FLOPs: 8 P a
  * query and key that are seen, 4 B H T^2 P over whole rows. Bytes: k, v, dk and dv once; q and dout
  * once a tile of keys, out of L2. Deterministic: a row belongs to one warp, which takes the group's
  * heads and their queries in order. */
 template <class T, class C>
 __global__ void __launch_bounds__(C::threads, C::min_blocks)
-    k_attn_dkv(mat<T> dk, mat<T> dv, struct row_stats stats, mat<const T> dout,
+    k_attn_dkv(mat<T> dk, mat<T> dv, struct attn_row_stats stats, mat<const T> dout,
                const attn_args<T> in)
 {
     constexpr int M = C::M, W = C::W, keys = C::keys, step = C::step, ld = C::ld;
@@ -388,11 +219,11 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
             frag_c s[M][C::sub / 8], dp[M][C::sub / 8];
             attn_abt<T, M, C::sub, W, C::has_kv>(s, ka, k_tile + warp_row * ld, q);
             if (i < row0 + 16 * M - 1 || i + C::sub > warp_inner)
-                mask_t(s, ends + warp_row, row0, i);
-            weigh_t(s, now.lse2 + at, in.scale * attn_log2e);
+                attn_mask_t(s, ends + warp_row, row0, i);
+            attn_weigh_t(s, now.lse2 + at, in.scale * attn_log2e);
             attn_pb<T, M, C::sub, W>(dv_sum, s, d);
             attn_abt<T, M, C::sub, W, C::has_kv>(dp, va, v_tile + warp_row * ld, d);
-            weigh_dp_t(dp, s, now.delta + at);
+            attn_weigh_dp_t(dp, s, now.delta + at);
             attn_pb<T, M, C::sub, W>(dk_sum, dp, q);
         }
     }
@@ -406,17 +237,7 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
 
 /* --- launches --- */
 
-struct bwd {
-    struct dev *dev;
-    struct tensor *dq, *dk, *dv;
-    const struct tensor *dout, *o;
-    const float *lse;
-    const struct attn_in *in;
-    struct row_stats stats;
-    bool is_wide;
-};
-
-template <class T, class C> void run_dq(const struct bwd *f)
+template <class T, class C> void run_dq(const struct attn_bwd *f)
 {
     const struct attn_in *in = f->in;
     const dim3 grid((unsigned)(in->B * in->H), blocks_for(in->T, C::rows));
@@ -426,7 +247,7 @@ template <class T, class C> void run_dq(const struct bwd *f)
            attn_args_of<T>(in, f->is_wide));
 }
 
-template <class T, class C> void run_dkv(const struct bwd *f)
+template <class T, class C> void run_dkv(const struct attn_bwd *f)
 {
     const struct attn_in *in = f->in;
     const dim3 grid((unsigned)(in->B * in->G), blocks_for(in->T, C::keys));
@@ -435,7 +256,7 @@ template <class T, class C> void run_dkv(const struct bwd *f)
            mat_of<T>(f->dv), f->stats, cmat_of<T>(f->dout), attn_args_of<T>(in, f->is_wide));
 }
 
-template <class T, int W> void run(const struct bwd *f)
+template <class T, int W> void run(const struct attn_bwd *f)
 {
     if constexpr (sizeof(T) == 4) {
         constexpr int warps = W == 128 ? 1 : 4;
@@ -454,7 +275,7 @@ template <class T, int W> void run(const struct bwd *f)
 
 size_t cuda_attn_plan(const struct dev *, const struct sizes *s)
 {
-    const int64_t ld = (s->T + row_pad - 1) / row_pad * row_pad;
+    const int64_t ld = (s->T + attn_row_pad - 1) / attn_row_pad * attn_row_pad;
     return (size_t)(2 * s->B * s->H * ld) * sizeof(float);
 }
 
@@ -463,10 +284,15 @@ void cuda_attn_bwd(struct dev *dev, struct tensor *dq, struct tensor *dk, struct
                    const struct attn_in *in)
 {
     const struct tensor *const all[] = {&in->q, &in->k, &in->v, dout, o, dq, dk, dv};
-    struct bwd f = {dev, dq, dk, dv, dout, o, lse, in, stats_of(dev, in->B, in->H, in->T), true};
+    struct attn_bwd f = {dev, dq, dk, dv, dout, o, lse, in, attn_stats_of(dev, in->B, in->H, in->T),
+                         true};
     for (const struct tensor *t : all)
         f.is_wide = f.is_wide && attn_is_wide(t, in->P);
     assert(in->scale > 0);
+    if (attn_bwd_has_sm90(&f)) {
+        attn_bwd_sm90(&f);
+        return;
+    }
     with_type(dq->dtype, [&](auto zero) {
         using T = decltype(zero);
         with_width(in->P, [&](auto width) { run<T, decltype(width){}()>(&f); });

@@ -155,9 +155,14 @@ mutant 'attention: a barrier is missing before keys are used' attn attn.cu '/ k_
 mutant 'attention: keys are used before they have come' attn attn.cu '/ k_attn_fwd(/,/^}/{/for (int j0/,/^    }/s/copy_wait<0>();//}'
 mutant 'attention: keys past the last are read' attn attn.cuh 's/const bool ok = row0 + r < n_rows && c < P;/const bool ok = c < P;/' attn.cu
 mutant 'attention backward: a document is not reset' attn attn_bwd.cu 's/\] = seg ? attn_doc_end(.*;/] = n;/'
-mutant 'attention backward: earlier queries are seen' attn attn_bwd.cu 's/i < row0 + row || //'
+mutant 'attention backward: earlier queries are seen' attn attn_bwd.cuh 's/i < row0 + row || //' attn_bwd.cu
 mutant 'attention backward: a barrier is missing in dq' attn attn_bwd.cu '/ k_attn_dq(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu '/ k_attn_dkv(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
+mutant 'attention backward, Hopper: a document is not reset' attn attn_bwd_sm90.cu 's/\] = seg ? attn_doc_end(.*;/] = n;/'
+mutant 'attention backward, Hopper: a barrier is missing in dq' attn attn_bwd_sm90.cu '/ k_attn_dq_wg(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
+mutant 'attention backward, Hopper: a barrier is missing in dk and dv' attn attn_bwd_sm90.cu '/ k_attn_dkv_wg(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
+mutant 'attention backward, Hopper: weights before their product is done' attn attn_bwd_sm90.cu '/ k_attn_dq_wg(/,/^}/s/wg_wait<1>/wg_wait<2>/'
+mutant 'attention backward, Hopper: both warpgroups take the first rows' attn attn_bwd_sm90.cu 's/wg_along(a, group \* 64, k)/wg_along(a, 0, k)/'
 
 # --- decode ---
 mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'

@@ -14,7 +14,8 @@ static const struct shape shapes[] = {
     {1, 210, 4, 20, 1, DOCS_MIXED, 0}, {2, 100, 2, 128, 2, DOCS_SHORT, 5},
     {1, 60, 2, 16, 2, DOCS_ONES, 0},   {1, 37, 4, 32, 2, DOCS_NONE, 2},
     {1, 300, 6, 16, 2, DOCS_SHORT, 0}, {1, 200, 1, 64, 1, DOCS_MIXED, 8},
-    {1, 135, 1, 128, 1, DOCS_NONE, 0},
+    {1, 135, 1, 128, 1, DOCS_NONE, 0}, {2, 150, 4, 64, 2, DOCS_MIXED, 0},
+    {1, 290, 2, 64, 1, DOCS_NONE, 0},
 };
 
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
