@@ -15,7 +15,7 @@ struct rows_shape {
     static constexpr int W = 64, M = 1;
 };
 
-/* d = a b^T, a the warpgroup's rows of a tile, or in registers; begins, and does not wait. */
+/* d = a b^T of the warpgroup's rows in one tile and STEP rows of another; begins, does not wait. */
 template <class T>
 __device__ __forceinline__ void begin_abt(frag_c (&d)[STEP / 8], const wg_tile<T, ROWS, W> &a,
                                           int group, const wg_tile<T, STEP, W> &b)
@@ -23,15 +23,6 @@ __device__ __forceinline__ void begin_abt(frag_c (&d)[STEP / 8], const wg_tile<T
 #pragma unroll
     for (int k = 0; k < W; k += 16)
         wg_mma(d, wg_along(a, group * 64, k), wg_along(b, 0, k), k == 0);
-    wg_commit();
-}
-template <class T>
-__device__ __forceinline__ void begin_abt(frag_c (&d)[STEP / 8], const frag_a<T> (&a)[W / 16],
-                                          const wg_tile<T, STEP, W> &b)
-{
-#pragma unroll
-    for (int k = 0; k < W / 16; k++)
-        wg_mma(d, a[k], wg_along(b, 0, k * 16), k == 0);
     wg_commit();
 }
 /* sum += p b, p what a product gave; the same. */
@@ -51,15 +42,6 @@ __device__ __forceinline__ void round_to(frag_a<T> (&p)[STEP / 16], const frag_c
     for (int k = 0; k < STEP / 16; k++)
         p[k] = a_of_c<T>(s[2 * k], s[2 * k + 1]);
 }
-/* A warpgroup's rows of a tile, in registers. */
-template <class T>
-__device__ __forceinline__ void keep(frag_a<T> (&a)[W / 16], const wg_tile<T, ROWS, W> &tile)
-{
-#pragma unroll
-    for (int k = 0; k < W / 16; k++)
-        wg_load_a(a[k], tile, (int)threadIdx.x / 32 * 16, k * 16);
-}
-
 /* Where a warp may lay out the 16 rows that it writes, in memory that nobody uses any more. */
 template <class T> __device__ __forceinline__ T *room_of(void *all)
 {
@@ -138,6 +120,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         begin_pb(sum[0], ds, w.stage[stage].k);
         wg_wait<0>();
         wg_pin(sum[0]);
+        wg_pin(ds);
     }
     __syncthreads();
     attn_scale(sum, in.scale);
@@ -182,7 +165,6 @@ __global__ void __launch_bounds__(THREADS, 1)
     };
     wg_copy<THREADS>(w.k, k.p + j0 * k.ld, k.ld, n - j0, tid);
     wg_copy<THREADS>(w.v, v.p + j0 * v.ld, v.ld, n - j0, tid);
-    copy_commit();
     int stage = 0, h = g * in.per_group, next = j0; /* h, next: the queries to load next */
     fetch(0, h, j0);
     const int i_end = seg ? attn_find(seg, j_last + 1, n, seg[j_last] + 1) : n;
@@ -191,11 +173,6 @@ __global__ void __launch_bounds__(THREADS, 1)
     frag_c dk_sum[1][W / 8], dv_sum[1][W / 8];
     attn_clear(dk_sum);
     attn_clear(dv_sum);
-    frag_a<T> ka[W / 16], va[W / 16];
-    copy_wait<1>();
-    __syncthreads();
-    keep(ka, w.k);
-    keep(va, w.v);
 
     for (const int h_end = h + in.per_group; h < h_end; stage ^= 1) {
         const int i = next;
@@ -215,8 +192,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         frag_c s[1][STEP / 8], dp[1][STEP / 8];
         frag_a<T> p[STEP / 16], ds[STEP / 16];
         wg_begin();
-        begin_abt(s[0], ka, now.q);
-        begin_abt(dp[0], va, now.dout);
+        begin_abt(s[0], w.k, group, now.q);
+        begin_abt(dp[0], w.v, group, now.dout);
         wg_wait<1>();
         wg_pin(s[0]);
         if (i < group_row + 63 || i + STEP > w.ends[group * 64])
@@ -234,6 +211,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         wg_wait<0>();
         wg_pin(dv_sum[0]);
         wg_pin(dk_sum[0]);
+        wg_pin(p);
+        wg_pin(ds);
     }
     __syncthreads();
     attn_scale(dk_sum, in.scale);

@@ -6,6 +6,7 @@
  *   wg_mma<N>(d, a, b) ...             d (64 x N, f32) += a (64 x 16) b (16 x N)
  *   wg_commit();                       ends a group of products
  *   wg_wait<KEEP>(); wg_pin(d);        all but KEEP groups are done, their d may be read
+ *   wg_pin(a);                         and a's registers, where it had some, used again
  *
  * d: warp w of the group has rows 16 w ..; a frag_c for each 8 columns, as mma.cuh has them. a: a
  * frag_a of those rows, or an operand in shared memory; b: an operand. Until the wait nothing may
@@ -123,6 +124,21 @@ template <int N8> __device__ __forceinline__ void wg_pin(frag_c (&d)[N8])
             asm volatile("" : "+f"(d[j].r[i])::"memory");
 #else
     (void)d;
+#endif
+}
+/* The same for a in registers, which stay a's until a product that reads them is done: behind its
+ * wait. Before it begins: makes them before what stands below, since registers that are made while
+ * a product runs hold up the next. */
+template <class T, int N> __device__ __forceinline__ void wg_pin(frag_a<T> (&a)[N])
+{
+#ifndef CUDA_EMU
+#pragma unroll
+    for (int k = 0; k < N; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            asm volatile("" : "+r"(a[k].r[i])::"memory");
+#else
+    (void)a;
 #endif
 }
 __device__ __forceinline__ void wg_publish()
