@@ -5,7 +5,7 @@
 namespace
 {
 /* MOST_SHARES: of a block of k_attn_rows. */
-enum { MOST_SHARES = 8 };
+enum { MOST_SHARES = 9 };
 
 /* Where a warp stands in the positions of all shares, tile by tile. */
 struct cursor {
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(layout<T, PT>::THREADS) k_attn_rows(attn_step<
     }
     for (int i = tid; i < n_heads * P; i += THREADS) {
         const int h = i / P, p = i % P;
-        const part all = join<MOST_SHARES>(n_shares, [&](int s) {
+        const part all = join<JOINED>(n_shares, [&](int s) {
             const float *f = parts + (s * n_heads + h) * L::SUM;
             return part{f[0], f[1], f[2 + p]};
         });

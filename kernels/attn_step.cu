@@ -18,7 +18,7 @@
 namespace
 {
 /* A row has FEWEST to MOST_BLOCKS blocks, one for SHARE positions of the cache. */
-enum { FEWEST = 8, MOST_BLOCKS = 64, SHARE = 512, JOIN_THREADS = 128 };
+enum { FEWEST = 9, MOST_BLOCKS = 64, SHARE = 512, JOIN_THREADS = 128 };
 
 /* One block a share of the positions (blockIdx.x) of one row (blockIdx.z), up to 16 query heads of
  * one KV head (blockIdx.y = KV head * (blocks a KV head) + which). Warp w has every WARPS-th tile
@@ -114,7 +114,7 @@ template <class T> __global__ void __launch_bounds__(JOIN_THREADS) k_attn_join(a
     grid_wait();
     grid_release();
     for (int p = (int)threadIdx.x; p < P; p += JOIN_THREADS) {
-        const part all = join<8>(in.n_blocks, [&](int i) {
+        const part all = join<JOINED>(in.n_blocks, [&](int i) {
             const float *f = parts + (int64_t)i * (P + 2);
             return part{f[P], f[P + 1], f[p]};
         });

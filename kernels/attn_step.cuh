@@ -197,6 +197,8 @@ __device__ __forceinline__ void leave_sums(float *to, warp_sums<PT> &sum, int n_
 struct part {
     float m, l, acc;
 };
+/* Parts of a row's blocks that join looks at at once, which enters the bits. */
+enum { JOINED = 9 };
 /* Of n parts, read by get(i), in order. */
 template <int N, class F> __device__ __forceinline__ part join(int n, F get)
 {

@@ -183,15 +183,27 @@ void run(struct dev *dev, const step_y<TX> &y, const step_x<TX> &x, const TW *w)
                  grid, 32 * S, smem, y, x, w);
 }
 
+/* Up to 16 rows, of 16-bit elements: a block takes 16, 32 or, where the blocks are more than
+ * multiprocessors, 48 rows of w. Without a norm, whose weights come in one piece, 48 want more
+ * registers than there are. */
+template <class T> void run_few(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w)
+{
+    const int rows_of_w = y.is_glu ? 2 * y.n : y.n;
+    if (rows_of_w < 2048)
+        run<T, T, 1, 2, true>(dev, y, x, w);
+    else if (rows_of_w <= 32 * cuda_of(dev)->n_sm || !x.norm_w)
+        run<T, T, 1, 4, true>(dev, y, x, w);
+    else
+        run<T, T, 1, 6, true>(dev, y, x, w);
+}
+
 /* 16-bit elements, wide: the more rows of w there are, the more of them a block takes. */
 template <class T>
 void run_wide(struct dev *dev, const step_y<T> &y, const step_x<T> &x, const T *w)
 {
     const int rows_of_w = y.is_glu ? 2 * y.n : y.n;
-    if (x.R <= 16 && rows_of_w < 2048)
-        run<T, T, 1, 2, true>(dev, y, x, w);
-    else if (x.R <= 16)
-        run<T, T, 1, 4, true>(dev, y, x, w);
+    if (x.R <= 16)
+        run_few(dev, y, x, w);
     else if (linear_split(dev, y, x, w))
         return;
     else if (x.R > (rows_of_w < NARROW_ROWS ? 2 : 1) * SMALL_ROWS || rows_of_w >= WIDE_ROWS)

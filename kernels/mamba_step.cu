@@ -22,7 +22,8 @@
 namespace
 {
 /* PACKS: packs of 4 numbers of state that a thread holds at a time; BLOCKS: of a row, or more. */
-enum { THREADS = MAMBA_THREADS, WARPS = THREADS / 32, PACKS = 8, CONV_THREADS = 256, BLOCKS = 8 };
+enum { THREADS = MAMBA_THREADS, WARPS = THREADS / 32, PACKS = 8, CONV_THREADS = 256 };
+enum { FEWEST = 8, MOST = 32 }; /* blocks of a row, about */
 
 /* One thread a channel, blocks of 256 channels by rows. Reads (2 K + 1) C, writes K C numbers a
  * row. */
@@ -210,18 +211,23 @@ __global__ void __launch_bounds__(THREADS)
     put_norm(out, gate.v + (int64_t)r * E, gate, r, E);
 }
 
-/* Channels of a block, all of one group: BLOCKS blocks a row, or more. Which blocks a row is
- * divided into does not enter its bits. */
-int per_block_of(int H, int P, int G)
+/* Channels of a block, all of one group: FEWEST blocks a row, or more; where rows are few, up to
+ * MOST, as long as all are at work at once. Which blocks a row is divided into does not enter its
+ * bits. */
+int per_block_of(const struct dev *dev, int H, int P, int G, int R)
 {
+    const int room = cuda_of(dev)->n_sm / R, most = room < MOST ? room : MOST;
     int n = H / G * P;
-    while (n % 2 == 0 && H * P / n < BLOCKS)
+    while (n % 2 == 0 && H * P / n < FEWEST)
+        n /= 2;
+    while (n % 2 == 0 && 2 * (H * P / n) <= most)
         n /= 2;
     return n;
 }
 
 template <class T>
-step_in<T> step_of(const struct ssd_in *in, float *state, const struct step_rows *rows)
+step_in<T> step_of(const struct dev *dev, const struct ssd_in *in, float *state,
+                   const struct step_rows *rows)
 {
     return step_in<T>{cmat_of<T>(&in->x),
                       cmat_of<T>(&in->dt),
@@ -236,7 +242,7 @@ step_in<T> step_of(const struct ssd_in *in, float *state, const struct step_rows
                       in->P,
                       in->N,
                       in->G,
-                      per_block_of(in->H, in->P, in->G)};
+                      per_block_of(dev, in->H, in->P, in->G, rows->R)};
 }
 
 template <class T>
@@ -289,8 +295,8 @@ void cuda_ssd_step(struct dev *dev, struct tensor *y, float *state, const struct
 {
     with_type(y->dtype, [&](auto zero) {
         using T = decltype(zero);
-        run_step<T, false>(dev, "ssd_step", mat_of<T>(y), step_of<T>(in, state, rows), conv_in<T>{},
-                           gate_in<T>{}, rows->R);
+        run_step<T, false>(dev, "ssd_step", mat_of<T>(y), step_of<T>(dev, in, state, rows),
+                           conv_in<T>{}, gate_in<T>{}, rows->R);
     });
 }
 
@@ -306,7 +312,7 @@ void cuda_mamba_step(struct dev *dev, struct tensor *out, float *taps, float *st
         const conv_in<T> conv = conv_of<T>(taps, xbc, conv_w, conv_b);
         const gate_in<T> gate = {cmat_of<T>(z), (const float *)norm_w->data, eps,
                                  (float *)dev->work};
-        const step_in<T> step = step_of<T>(in, state, rows);
+        const step_in<T> step = step_of<T>(dev, in, state, rows);
         const int n_blocks = mamba_flow(dev, mat_of<T>(out), step, conv, gate, rows->R);
         if (n_blocks == 0)
             run_step<T, true>(dev, "mamba_step", mat_of<T>(out), step, conv, gate, rows->R);
