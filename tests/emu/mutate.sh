@@ -174,7 +174,7 @@ mutant 'attn_step: the new key goes to the place before' attn attn_step.cu 's/in
 mutant 'attn_read: new keys do not go behind the old ones' read attn.cu '/ k_attn_store(/,/^}/s/ + rows.pos\[row\];/;/'
 mutant 'attn_step, a block a KV head: a barrier is missing where warps join' attn attn_rows.cu '/ k_attn_rows(/,/^}/s/__syncthreads();//'
 mutant 'attn_step, a block a KV head: keys are used before they have come' attn attn_rows.cu '/ k_attn_rows(/,/^}/s/copy_wait<L::STAGES - 1>();/copy_wait<L::STAGES>();/'
-mutant 'attn_step, a block a KV head: a share too few is joined' attn attn_rows.cu 's/join<JOINED>(n_shares,/join<MOST_SHARES>(n_shares - 1,/'
+mutant 'attn_step, a block a KV head: a share too few is joined' attn attn_rows.cu 's/join<JOINED>(n_shares,/join<JOINED>(n_shares - 1,/'
 mutant 'attn_step, a block a KV head: the cache of another slot is read' attn attn_rows.cu 's/row0 = (int64_t)in.slot\[r\] \* in.S;/row0 = (int64_t)r * in.S;/'
 mutant 'attn_step, a block a KV head: the new key goes to the place before' attn attn_rows.cu 's/in.kcache.p\[(row0 + pos) \*/in.kcache.p[(row0 + (pos ? pos - 1 : 0)) */'
 mutant 'linear_step: a barrier is missing before segments are added' linear linear_step.cu '/ k_linear_step(/,/^}/s/__syncthreads();//'
