@@ -20,23 +20,24 @@ enum kind { ANY, COLUMNS, GATED, LOGITS };
  * tile after tile of k. */
 template <class T, int ROWS, int THREADS> struct w_part {
     static constexpr int STEP = THREADS / 8, N = ROWS / STEP;
-    const T *from[N];
+    const T *w;
+    uint32_t from[N]; /* in 16 bytes from w on: pointers would take twice the registers */
 
     /* first: row of the block's tile with which the ROWS begin */
-    __device__ __forceinline__ void find(const step_y<T> &y, const T *w, int k, int n0, int first,
-                                         int tid)
+    __device__ __forceinline__ void find(const step_y<T> &y, int k, int n0, int first, int tid)
     {
 #pragma unroll
         for (int i = 0; i < N; i++)
-            from[i] = w + (int64_t)weight_row(y, n0, first + tid / 8 + i * STEP) * k + tid % 8 * 8;
+            from[i] = (uint32_t)weight_row(y, n0, first + tid / 8 + i * STEP) * (uint32_t)(k / 8) +
+                      (uint32_t)(tid % 8);
     }
     __device__ __forceinline__ void copy(T *to, int tid)
     {
         to += unit_at(tid / 8, tid % 8);
 #pragma unroll
         for (int i = 0; i < N; i++) {
-            copy16_async(to + i * STEP * DEPTH, from[i]);
-            from[i] += DEPTH;
+            copy16_async(to + i * STEP * DEPTH, w + (size_t)from[i] * 8);
+            from[i] += DEPTH / 8;
         }
     }
 };
@@ -202,9 +203,9 @@ __global__ void __launch_bounds__(WARPS * 32)
     int n0 = (int)blockIdx.y * cols; /* columns at work */
     int next_n = n0, next = 0;       /* what is copied next: columns and tile of k */
     frag_c c[MR][NW] = {}, total[MR][NW] = {};
-    w_part<T, ALONE ? NW * 8 : W_ROWS, ALONE ? 32 : THREADS> of_w;
+    w_part<T, ALONE ? NW * 8 : W_ROWS, ALONE ? 32 : THREADS> of_w = {w, {}};
     x_part<T, X_ROWS, THREADS> of_x = {};
-    of_w.find(y, w, x.k, n0, first, copier);
+    of_w.find(y, x.k, n0, first, copier);
 #pragma unroll
     for (int i = 0; i < STAGES - 1; i++)
         if (i < n_tiles)
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(WARPS * 32)
         if (next == n_tiles) {
             next = 0;
             next_n += n_step;
-            of_w.find(y, w, x.k, next_n, first, copier);
+            of_w.find(y, x.k, next_n, first, copier);
         }
         if (next_n < y.n) {
             const int to = now > 0 ? now - 1 : STAGES - 1;
