@@ -177,10 +177,11 @@ void run(struct dev *dev, const step_y<TX> &y, const step_x<TX> &x, const TW *w)
     const int S = step_segments(x.k), cols = y.is_glu ? 4 * NW : 8 * NW;
     const size_t smem = sizeof(float) * (size_t)(S * 16 * MR * (part_ld(NW) + 1));
     const dim3 grid(blocks_for(y.n, cols), blocks_for(x.R, 16 * MR));
-    launch_early(dev, "linear_step",
-                 x.norm_w ? k_linear_step<TW, TX, T, MR, NW, true, WIDE>
-                          : k_linear_step<TW, TX, T, MR, NW, false, WIDE>,
-                 grid, 32 * S, smem, y, x, w);
+    auto kernel = k_linear_step<TW, TX, T, MR, NW, true, WIDE>;
+    if constexpr (NW <= 4)
+        kernel = x.norm_w ? kernel : k_linear_step<TW, TX, T, MR, NW, false, WIDE>;
+    assert(NW <= 4 || x.norm_w); /* the other would spill */
+    launch_early(dev, "linear_step", kernel, grid, 32 * S, smem, y, x, w);
 }
 
 /* Up to 16 rows, of 16-bit elements: a block takes 16, 32 or, where the blocks are more than
