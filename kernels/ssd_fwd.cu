@@ -5,19 +5,7 @@
  * and the states never leave registers, but for those before the chunks of the gradient where they
  * are kept: rounded to x's type, as ssd_states.cu would make them again. */
 #include "cuda_ops.cuh"
-#include "ssd.cuh"
-
-/* What the kernel takes besides its inputs. */
-template <class T> struct fwd_out {
-    mat<T> y;
-    float *delta, *last; /* last (B,H,P,N), of a read (slots,H,P,N), or NULL: the state before the
-                            sequence, then behind it */
-    const float *before; /* (B,spans,H,P,N) states before the spans; NULL: last is */
-    T *states;           /* (B,Z,H,P,N) before each chunk of `chunk` tokens, or NULL */
-    int chunk;           /* a power of 2 */
-    bool is_wide;        /* y's rows */
-    bool has_wide_states;
-};
+#include "ssd_sm90.cuh"
 
 /* Shared memory: S::stages of (x, B), C, M, 2 S::batch of steps. */
 template <class S> struct fwd_smem {
@@ -170,7 +158,7 @@ __device__ __forceinline__ void within_chunk(fwd_acc<S> &y, const T *m, const T 
 }
 
 template <class S, class T>
-__device__ __forceinline__ void store_y(const fwd_out<T> &out, const fwd_acc<S> &y,
+__device__ __forceinline__ void store_y(const ssd_fwd_out<T> &out, const fwd_acc<S> &y,
                                         const ssd_view<T> &in, const ssd_heads &at, int t0)
 {
 #pragma unroll
@@ -196,7 +184,7 @@ __device__ __forceinline__ void store_y(const fwd_out<T> &out, const fwd_acc<S> 
  * and B run all the while, that of C from the barrier on. */
 template <class S>
 __global__ void __launch_bounds__(S::threads, S::blocks)
-    k_ssd_fwd(fwd_out<typename S::T> out, ssd_view<typename S::T> in)
+    k_ssd_fwd(ssd_fwd_out<typename S::T> out, ssd_view<typename S::T> in)
 {
     using T = typename S::T;
     SHARED_DYN(unsigned char, all);
@@ -287,7 +275,7 @@ static void forward(struct dev *dev, struct tensor *y, float *delta, void *state
         with_ssd_tile<T>(in->P, in->N, [&](auto tile) {
             using S = decltype(tile);
             const ssd_view<T> view = ssd_view_of<T>(in, rows);
-            fwd_out<T> out = {};
+            ssd_fwd_out<T> out = {};
             out.y = mat_of<T>(y);
             out.delta = delta;
             out.last = last;
@@ -296,6 +284,11 @@ static void forward(struct dev *dev, struct tensor *y, float *delta, void *state
             out.chunk = ssd_states_chunk(dev, y->dtype, in->P, in->N);
             out.has_wide_states = (size_t)in->N * sizeof(T) % 16 == 0;
             out.is_wide = view.is_wide && has_wide_rows(y);
+            if constexpr (sizeof(T) == 2)
+                if (ssd_has_sm90(dev, view, out.is_wide, out.chunk)) {
+                    ssd_fwd_sm90<T>(dev, out, view);
+                    return;
+                }
             launch(dev, "ssd_fwd", k_ssd_fwd<S>,
                    dim3(ssd_blocks<S>(view.H, view.G), (unsigned)view.n_spans, (unsigned)view.B),
                    dim3(S::threads), fwd_smem<S>::bytes, out, view);

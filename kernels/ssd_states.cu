@@ -3,15 +3,7 @@
  * states before spans of tokens, which let the passes over few long rows fill a GPU: each span's
  * end from zero and its decay, a scan over spans, and then every span at once from its true
  * start. */
-#include "ssd.cuh"
-
-template <class T> struct walk_out {
-    T *states;     /* (B,Z,H,P,N) before each chunk of `chunk` tokens; NULL: ends and decays */
-    float *ends;   /* (B,spans,H,P,N): from zero (states NULL: written), else where to start */
-    float *decays; /* (B,spans,H) */
-    int chunk;     /* a power of 2 where there are states */
-    bool is_wide;  /* states */
-};
+#include "ssd_sm90.cuh"
 
 /* Shared memory: S::walk_stages of (x, B), 2 S::batch of steps. */
 template <class S> struct walk_smem {
@@ -26,7 +18,7 @@ template <class S> struct walk_smem {
  * and head written. IS_REVERSE: in.x is dy, in.b is C, chunks run from the end. Deterministic. */
 template <class S, bool IS_REVERSE>
 __global__ void __launch_bounds__(S::threads, S::blocks)
-    k_ssd_walk(walk_out<typename S::T> out, ssd_view<typename S::T> in)
+    k_ssd_walk(ssd_walk_out<typename S::T> out, ssd_view<typename S::T> in)
 {
     using T = typename S::T;
     SHARED_DYN(unsigned char, all);
@@ -157,8 +149,13 @@ size_t ssd_read_spans_bytes(int R, int T, int H, int P, int N)
 }
 
 template <class T, bool IS_REVERSE>
-static void walk(struct dev *dev, walk_out<T> out, const ssd_view<T> &view)
+static void walk(struct dev *dev, ssd_walk_out<T> out, const ssd_view<T> &view)
 {
+    if constexpr (sizeof(T) == 2)
+        if (ssd_has_sm90(dev, view, !out.states || out.is_wide, out.chunk)) {
+            ssd_walk_sm90<T, IS_REVERSE>(dev, out, view);
+            return;
+        }
     with_ssd_tile<T>(view.P, view.N, [&](auto tile) {
         using S = decltype(tile);
         launch(dev, "ssd_states", k_ssd_walk<S, IS_REVERSE>,
@@ -176,7 +173,7 @@ static bool start_spans(struct dev *dev, void *work, size_t n_ends, const float 
     const int PN = view.P * view.N;
     if (view.n_spans == 1)
         return false;
-    walk_out<T> out = {};
+    ssd_walk_out<T> out = {};
     out.ends = (float *)work;
     out.decays = out.ends + n_ends * (size_t)view.H * (size_t)PN;
     out.chunk = view.span;
@@ -192,7 +189,7 @@ template <class T, bool IS_REVERSE>
 static void all_states(struct dev *dev, void *states, int chunk, void *work,
                        const ssd_view<T> &view)
 {
-    walk_out<T> out = {};
+    ssd_walk_out<T> out = {};
     out.states = (T *)states;
     const size_t n_ends = (size_t)view.B * (size_t)view.n_spans;
     if (start_spans<T, IS_REVERSE>(dev, work, n_ends, nullptr, view))

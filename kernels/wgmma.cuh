@@ -280,6 +280,15 @@ __device__ __forceinline__ void wg_copy(wg_tile<T, ROWS, COLS> &to, const T *fro
             copy16_async(at + i * 64, from + i * (int)ld, r0 + i < n_rows);
 }
 
+/* n, of which the compiler knows nothing: places that follow from it are worked out where they are
+ * used, instead of staying in registers, of which sums have most. */
+__device__ __forceinline__ int wg_anew(int n)
+{
+    uint32_t r = (uint32_t)n;
+    forget_register(r);
+    return (int)r;
+}
+
 /* A of 16x16 elements from (r0,c0), multiples of 8; _t: of their transpose. */
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile, int r0,
@@ -292,7 +301,7 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a_t(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile,
                                             int r0, int c0)
 {
-    const int lane = lane_id(), i = lane / 8;
+    const int lane = wg_anew(lane_id()), i = lane / 8;
     ldmatrix_x4_trans(a.r, tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8));
 }
 /* 16x16 elements, as A holds them, to (r0,c0), multiples of 8; _t: transposed. */
@@ -300,14 +309,14 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                            const frag_a<T> &a)
 {
-    const int lane = lane_id();
+    const int lane = wg_anew(lane_id());
     stmatrix_x4(tile.at(r0 + lane % 16, c0 + lane / 16 * 8), a.r);
 }
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a_t(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                              const frag_a<T> &a)
 {
-    const int lane = lane_id(), i = lane / 8;
+    const int lane = wg_anew(lane_id()), i = lane / 8;
     stmatrix_x4_trans(tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8), a.r);
 }
 
