@@ -72,12 +72,12 @@ __device__ __forceinline__ mat<T> attn_head(mat<T> x, int b, int n, int head, in
 /* Starts the copy of rows [row0,row0+ROWS) into a tile; zeros from n_rows on. */
 template <class T, int ROWS, int W, int THREADS>
 __device__ __forceinline__ void attn_load(T *tile, mat<const T> from, int row0, int n_rows, int P,
-                                          bool is_wide)
+                                          bool is_wide, int tid = (int)threadIdx.x)
 {
     constexpr int ld = tile_ld<T>(W), n = wide<T>::n, per_row = W / n, rows = THREADS / per_row;
     static_assert(THREADS % per_row == 0 && ROWS % rows == 0, "passes take whole rows");
     if (is_wide) {
-        const int r = (int)threadIdx.x / per_row, c = (int)threadIdx.x % per_row * n;
+        const int r = tid / per_row, c = tid % per_row * n;
         const T *p = from.p + (row0 + r) * from.ld + c;
         const int64_t pass = rows * from.ld;
         tile += r * ld + c;
@@ -93,7 +93,7 @@ __device__ __forceinline__ void attn_load(T *tile, mat<const T> from, int row0, 
             copy16_async(tile + i * ld, i < n_full ? p : from.p, i < n_full);
     } else {
 #pragma unroll 1
-        for (int i = (int)threadIdx.x; i < ROWS * W; i += THREADS) {
+        for (int i = tid; i < ROWS * W; i += THREADS) {
             const int r = i / W, c = i % W;
             const bool ok = row0 + r < n_rows && c < P;
             tile[r * ld + c] = ok ? from.p[(row0 + r) * from.ld + c] : from_f32<T>(0);
@@ -104,10 +104,11 @@ __device__ __forceinline__ void attn_load(T *tile, mat<const T> from, int row0, 
 /* Writes a warp's 16*M rows, the first of them row0, by way of `tile`, which is the warp's own. */
 template <class T, int M, int W>
 __device__ __forceinline__ void attn_store(mat<T> to, T *tile, const frag_c (&c)[M][W / 8],
-                                           int row0, int n_rows, int P, bool is_wide)
+                                           int row0, int n_rows, int P, bool is_wide,
+                                           int lane = lane_id())
 {
     constexpr int ld = tile_ld<T>(W), n = wide<T>::n, per_row = W / n;
-    const int lane = lane_id(), g = lane / 4, t = lane % 4;
+    const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll

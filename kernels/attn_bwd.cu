@@ -123,6 +123,12 @@ template <class T, int W_, int WARPS, int M_, int STEP, int SUB, int MIN_BLOCKS>
     static_assert(attn_row_pad % STEP == 0 && keys % STEP == 0, "attn_row_stats has whole steps");
 };
 
+/* What a block needs once a stage or at its end, in shared memory: beside the sums, registers are
+ * for what each product needs. */
+struct dkv_block {
+    int b, g, h_end; /* sequence, KV head, where its query heads end */
+};
+
 /* A stage: STEP queries with their dout, lse2 and delta. */
 template <class T, class C> struct dkv_stage {
     T *q, *dout;
@@ -140,11 +146,11 @@ __device__ __forceinline__ void load_stage(const dkv_stage<T, C> &to, const attn
                                            mat<const T> dout, struct attn_row_stats stats, int b,
                                            int h, int i0)
 {
-    const int n = in.n_queries, at = (int)threadIdx.x * 4;
+    const int n = not_before(in.n_queries), tid = not_before((int)threadIdx.x), at = tid * 4;
     attn_load<T, C::step, C::W, C::threads>(to.q, attn_head(in.q, b, n, h, in.P), i0, n, in.P,
-                                            in.is_wide);
+                                            in.is_wide, tid);
     attn_load<T, C::step, C::W, C::threads>(to.dout, attn_head(dout, b, n, h, in.P), i0, n, in.P,
-                                            in.is_wide);
+                                            in.is_wide, tid);
     const int64_t row = ((int64_t)b * in.H + h) * stats.ld + i0;
     if (at < C::step) {
         copy16_async(to.lse2 + at, stats.lse2 + row + at, true);
@@ -165,6 +171,7 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
     constexpr int M = C::M, W = C::W, keys = C::keys, step = C::step, ld = C::ld;
     SHARED_DYN(T, smem);
     SHARED(int, ends, [C::keys]);
+    SHARED(dkv_block, block, [1]);
     const int G = in.H / in.per_group, b = (int)blockIdx.x / G, g = (int)blockIdx.x % G;
     const int n = in.n_queries, j0 = (int)blockIdx.y * keys, j_last = min(j0 + keys, n) - 1;
     const int warp_row = (int)threadIdx.x / 32 * 16 * M, row0 = j0 + warp_row;
@@ -179,11 +186,11 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
     if constexpr (!C::has_kv)
         load_stage(stage_at<T, C>(smem, 0), in, dout, stats, b, g * in.per_group, j0);
     const int i_end = seg ? attn_find(seg, j_last + 1, n, seg[j_last] + 1) : n;
+    if (threadIdx.x == 0)
+        *block = dkv_block{b, g, (g + 1) * in.per_group};
     for (int i = lane_id(); i < 16 * M; i += 32)
         ends[warp_row + i] = seg ? attn_doc_end(seg, min(row0 + i, j_last), j_last, i_end) : n;
     __syncwarp();
-    const int warp_end = ends[warp_row + 16 * M - 1];
-    const int warp_inner = seg ? ends[warp_row] : INT32_MAX;
     frag_a<T> ka[M][W / 16], va[M][W / 16];
     if constexpr (C::has_kv) {
         copy_wait<0>();
@@ -198,41 +205,46 @@ __global__ void __launch_bounds__(C::threads, C::min_blocks)
     attn_clear(dv_sum);
 
     int stage = 0, h = g * in.per_group, next_i0 = j0; /* h, next_i0: the stage to load next */
-    for (const int h_end = h + in.per_group; h < h_end; stage ^= 1) {
+    do {
         const int i0 = next_i0;
+        copy_wait<0>();
+        __syncthreads();
         next_i0 += step;
-        if (next_i0 >= i_end) {
+        if (next_i0 >= ends[keys - 1]) {
             next_i0 = j0;
             h++;
         }
-        copy_wait<0>();
-        __syncthreads();
-        if (h < h_end)
-            load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, b, h, next_i0);
+        if (h < block->h_end)
+            load_stage(stage_at<T, C>(smem, stage ^ 1), in, dout, stats, block->b, h, next_i0);
         const dkv_stage<T, C> now = stage_at<T, C>(smem, stage);
+        const int warp_inner = ends[warp_row], warp_end = ends[warp_row + 16 * M - 1];
 #pragma unroll 1
         for (int at = 0; at < step; at += C::sub) {
             const int i = i0 + at;
             if (i + C::sub <= row0 || i >= warp_end)
                 continue;
             const T *q = now.q + at * ld, *d = now.dout + at * ld;
-            frag_c s[M][C::sub / 8], dp[M][C::sub / 8];
+            frag_c s[M][C::sub / 8];
             attn_abt<T, M, C::sub, W, C::has_kv>(s, ka, k_tile + warp_row * ld, q);
             if (i < row0 + 16 * M - 1 || i + C::sub > warp_inner)
                 attn_mask_t(s, ends + warp_row, row0, i);
             attn_weigh_t(s, now.lse2 + at, in.scale * attn_log2e);
             attn_pb<T, M, C::sub, W>(dv_sum, s, d);
+            frag_c dp[M][C::sub / 8];
             attn_abt<T, M, C::sub, W, C::has_kv>(dp, va, v_tile + warp_row * ld, d);
             attn_weigh_dp_t(dp, s, now.delta + at);
             attn_pb<T, M, C::sub, W>(dk_sum, dp, q);
         }
-    }
+        stage ^= 1;
+    } while (h < block->h_end);
     __syncthreads();
     attn_scale(dk_sum, in.scale);
-    attn_store<T, M, W>(attn_head(dk, b, n, g, in.P), smem + warp_row * ld, dk_sum, row0, n, in.P,
-                        in.is_wide);
-    attn_store<T, M, W>(attn_head(dv, b, n, g, in.P), smem + warp_row * ld, dv_sum, row0, n, in.P,
-                        in.is_wide);
+    const int tid = not_before((int)threadIdx.x), row = tid / 32 * 16 * M; /* not kept till here */
+    T *const own = smem + row * ld;
+    attn_store<T, M, W>(attn_head(dk, block->b, n, block->g, in.P), own, dk_sum, j0 + row, n, in.P,
+                        in.is_wide, tid % 32);
+    attn_store<T, M, W>(attn_head(dv, block->b, n, block->g, in.P), own, dv_sum, j0 + row, n, in.P,
+                        in.is_wide, tid % 32);
 }
 
 /* --- launches --- */

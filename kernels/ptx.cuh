@@ -75,6 +75,15 @@ __device__ __forceinline__ void forget_register(uint32_t &r)
 #endif
 }
 
+/* v, from which nothing is derived earlier than here: addresses made before a long loop may cost
+ * more registers than there are. */
+__device__ __forceinline__ int not_before(int v)
+{
+    uint32_t r = (uint32_t)v;
+    forget_register(r);
+    return (int)r;
+}
+
 /* What is within the branch that this stands in stays in a branch: its instructions are jumped over
  * where they could have been carried out without effect. */
 __device__ __forceinline__ void keep_branch()

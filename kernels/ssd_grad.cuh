@@ -86,15 +86,6 @@ template <class S> __device__ __forceinline__ place place_of()
     return place{tid, warp, warp % S::WC, lane / 4, lane % 4, strip};
 }
 
-/* v, from which nothing is derived earlier than here: addresses that were made before the loop over
- * heads would cost more registers than there are. */
-__device__ __forceinline__ int not_before(int v)
-{
-    uint32_t r = (uint32_t)v;
-    forget_register(r);
-    return (int)r;
-}
-
 __device__ __forceinline__ float sum_of_4(float v) /* over the lanes that share a row */
 {
     v += __shfl_xor_sync(0xffffffffu, v, 1);

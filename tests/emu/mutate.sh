@@ -171,7 +171,7 @@ mutant 'attention: keys past the last are read' attn attn.cuh 's/const bool ok =
 mutant 'attention backward: a document is not reset' attn attn_bwd.cu 's/\] = seg ? attn_doc_end(.*;/] = n;/'
 mutant 'attention backward: earlier queries are seen' attn attn_bwd.cuh 's/i < row0 + row || //' attn_bwd.cu
 mutant 'attention backward: a barrier is missing in dq' attn attn_bwd.cu '/ k_attn_dq(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
-mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu '/ k_attn_dkv(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
+mutant 'attention backward: a barrier is missing in dk and dv' attn attn_bwd.cu '/ k_attn_dkv(/,/^}/{/^    do {/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward, Hopper: a document is not reset' attn attn_bwd_sm90.cu 's/\] = seg ? attn_doc_end(.*;/] = n;/'
 mutant 'attention backward, Hopper: a barrier is missing in dq' attn attn_bwd_sm90.cu '/ k_attn_dq_wg(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward, Hopper: a barrier is missing in dk and dv' attn attn_bwd_sm90.cu '/ k_attn_dkv_wg(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
