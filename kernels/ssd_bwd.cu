@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
                                                n, o.P - slice * S::PS, o.is_wide);
     };
     const auto fetch_state = [&](T *to, const T *from, int head, int slice) {
-        const int64_t row = ((int64_t)chunk * o.H + head) * o.P + slice * S::PS;
+        const int64_t row = ((int64_t)chunk * o.H + not_before(head)) * o.P + slice * S::PS;
         if (head < end)
             ssd_load<S::PS, S::NT, S::THREADS>(to, from + row * N, N, o.P - slice * S::PS, N,
                                                o.is_wide);
@@ -316,11 +316,12 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
     __syncthreads();
     for (int h = at.warp; h < heads; h += S::WARPS)
         finish<S>(w, o, sums + h * slices * S::QT, slices, g * heads + h, chunk, row0, n);
-    add_pairs<S, true>(db, dcb, w->c, at, N, strips);
-    add_pairs<S, false>(dc, dcb, w->b, at, N, strips);
-    write_sum<S>(mat<T>{o.db.p + (int64_t)row0 * o.db.ld + (int64_t)g * N, o.db.ld}, db, at, n, N,
+    const place own = place_of<S>(not_before((int)threadIdx.x));
+    add_pairs<S, true>(db, dcb, w->c, own, N, strips);
+    add_pairs<S, false>(dc, dcb, w->b, own, N, strips);
+    write_sum<S>(mat<T>{o.db.p + (int64_t)row0 * o.db.ld + (int64_t)g * N, o.db.ld}, db, own, n, N,
                  o.is_wide);
-    write_sum<S>(mat<T>{o.dc.p + (int64_t)row0 * o.dc.ld + (int64_t)g * N, o.dc.ld}, dc, at, n, N,
+    write_sum<S>(mat<T>{o.dc.p + (int64_t)row0 * o.dc.ld + (int64_t)g * N, o.dc.ld}, dc, own, n, N,
                  o.is_wide);
 }
 

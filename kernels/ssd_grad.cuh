@@ -79,9 +79,9 @@ template <class S> struct grad_smem {
 struct place {
     int tid, warp, wc, g, q, strip;
 };
-template <class S> __device__ __forceinline__ place place_of()
+template <class S> __device__ __forceinline__ place place_of(int tid = (int)threadIdx.x)
 {
-    const int tid = (int)threadIdx.x, warp = tid / 32, lane = tid % 32, wr = warp / S::WC;
+    const int warp = tid / 32, lane = tid % 32, wr = warp / S::WC;
     const int strip = wr < (S::NS + 1) / 2 ? wr : S::NS - 1 - (wr - (S::NS + 1) / 2);
     return place{tid, warp, warp % S::WC, lane / 4, lane % 4, strip};
 }
@@ -418,7 +418,7 @@ __device__ __forceinline__ void grad_c_before(frag_c (&dc)[S::NB][2], float (&pu
 #pragma unroll
         for (int i = 0; i < two; i++) {
             frag_a<T> c;
-            load_a<T>(c, w->c + at.strip * 16 * S::LDN + n0 + i * 16, S::LDN);
+            load_a<T>(c, w->c + not_before(at.strip) * 16 * S::LDN + n0 + i * 16, S::LDN);
             add_dots<T>(dots, c, v[i]);
 #pragma unroll
             for (int k = 0; k < 8; k++)
