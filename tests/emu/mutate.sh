@@ -150,6 +150,8 @@ mutant 'ssd forward, Hopper: a barrier is missing before y leaves' ssd ssd_fwd_s
 mutant 'ssd forward, Hopper: y is used before its product is done' ssd ssd_fwd_sm90.cu '/ within_chunk(/,/^}/s/wg_wait<0>();//'
 mutant 'ssd forward, Hopper: tokens past the last are written' ssd ssd_fwd_sm90.cu 's/if (r < n_rows)/if (n_rows > 0)/'
 mutant 'ssd forward, Hopper: a state is kept a chunk too soon' ssd ssd_fwd_sm90.cu 's/(t0 & (out.chunk - 1)) == 0/((t0 + Q) \& (out.chunk - 1)) == 0/'
+mutant 'ssd forward, Hopper: a document is not reset between chunks' ssd ssd_sm90.cuh 's/doc\[i\] == 0 ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_fwd_sm90.cu
+mutant 'ssd states, Hopper: a span does not fade' read ssd_walk_sm90.cu 's/decay \*= step->through;//'
 mutant 'ssd states, Hopper: a document is not reset' ssd ssd_sm90.cuh 's/n_edges == 0 ? exp2_fast(end) : 0.0f/exp2_fast(end)/' ssd_walk_sm90.cu
 mutant 'ssd states, Hopper: a barrier is missing' ssd ssd_walk_sm90.cu '/ k_ssd_walk_wg(/,/^}/s/__syncthreads();//'
 mutant 'ssd states, Hopper: a chunk is used before it has come' ssd ssd_walk_sm90.cu '/ k_ssd_walk_wg(/,/^}/s/copy_wait<STAGES - 2>/copy_wait<STAGES - 1>/'
