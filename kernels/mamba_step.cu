@@ -21,7 +21,7 @@
 
 namespace
 {
-/* PACKS: packs of 4 numbers of state that a thread holds at a time; BLOCKS: of a row, or more. */
+/* PACKS: packs of 4 numbers of state that a thread holds at a time. */
 enum { THREADS = MAMBA_THREADS, WARPS = THREADS / 32, PACKS = 8, CONV_THREADS = 256 };
 enum { FEWEST = 8, MOST = 32 }; /* blocks of a row, about */
 

@@ -31,7 +31,7 @@ template <class T>
 __device__ __forceinline__ void make_m(wg_tile<T, Q, Q> &m, const frag_c (&cb)[PART / 8],
                                        const steps *s, float skip, int row, int u_first)
 {
-    const int lane = wg_anew(lane_id()), g = lane / 4, q = lane % 4 * 2;
+    const int lane = not_before(lane_id()), g = lane / 4, q = lane % 4 * 2;
     const float cum[2] = {s->cum[row + g], s->cum[row + g + 8]};
     const bool has_edges = s->n_edges > 0;
 #pragma unroll
@@ -120,9 +120,10 @@ __device__ __forceinline__ void store_y(const ssd_fwd_out<T> &out, wg_tile<T, Q,
     for (int k = 0; k < HALF / 16; k++)
         wg_store_a_t(tile, t + k * 16, row, a_of_c<T>(y[2 * k], y[2 * k + 1]));
     wg_sync(1 + group);
-    const int tid = wg_anew((int)threadIdx.x), r0 = t + tid % 128 / 8, c = tid % 8 * 8;
+    const int tid = not_before((int)threadIdx.x), r0 = t + tid % 128 / 8, c = tid % 8 * 8;
     const int n_rows = group < at.n_heads ? at.len - t0 : 0;
-    T *const to = out.y.p + (int64_t)(at.row0 + wg_anew(t0)) * out.y.ld + (at.h0 + group) * P + c;
+    T *const to =
+        out.y.p + (int64_t)(at.row0 + not_before(t0)) * out.y.ld + (at.h0 + group) * P + c;
 #pragma unroll
     for (int r = r0; r < r0 + HALF; r += 16)
         if (r < n_rows)

@@ -127,19 +127,19 @@ template <class T>
 __device__ __forceinline__ void fetch_rows(wg_tile<T, Q, N> &to, mat<const T> from,
                                            const ssd_heads &at, int t0)
 {
-    t0 = wg_anew(t0);
+    t0 = not_before(t0);
     wg_copy<THREADS>(to, from.p + (int64_t)(at.row0 + t0) * from.ld + at.g * N, from.ld,
-                     at.len - t0, wg_anew((int)threadIdx.x));
+                     at.len - t0, not_before((int)threadIdx.x));
 }
 template <class T>
 __device__ __forceinline__ void fetch_x(wg_tile<T, Q, P> &to, mat<const T> x, const ssd_heads &at,
                                         int head, int t0)
 {
-    t0 = wg_anew(t0);
+    t0 = not_before(t0);
     const bool is_there = head < at.n_heads;
     const int h = at.h0 + (is_there ? head : 0);
     wg_copy<128>(to, x.p + (int64_t)(at.row0 + t0) * x.ld + h * P, x.ld, is_there ? at.len - t0 : 0,
-                 wg_anew((int)threadIdx.x) % 128);
+                 not_before((int)threadIdx.x) % 128);
 }
 
 /* S <- through S + (w x)^T B: begins, and does not wait; a is its operand in registers, to be

@@ -3,7 +3,7 @@
  * (PTX ISA, "Asynchronous warpgroup level matrix instructions"). Only files named *_sm90.cu use it.
  *
  *   wg_begin();                        registers that were written are seen by what follows
- *   wg_mma<N>(d, a, b) ...             d (64 x N, f32) += a (64 x 16) b (16 x N)
+ *   wg_mma(d, a, b) ...                d (64 x N, f32) += a (64 x 16) b (16 x N)
  *   wg_commit();                       ends a group of products
  *   wg_wait<KEEP>(); wg_pin(d);        all but KEEP groups are done, their d may be read
  *   wg_pin(a);                         and a's registers, where it had some, used again
@@ -280,15 +280,6 @@ __device__ __forceinline__ void wg_copy(wg_tile<T, ROWS, COLS> &to, const T *fro
             copy16_async(at + i * 64, from + i * (int)ld, r0 + i < n_rows);
 }
 
-/* n, of which the compiler knows nothing: places that follow from it are worked out where they are
- * used, instead of staying in registers, of which sums have most. */
-__device__ __forceinline__ int wg_anew(int n)
-{
-    uint32_t r = (uint32_t)n;
-    forget_register(r);
-    return (int)r;
-}
-
 /* A of 16x16 elements from (r0,c0), multiples of 8; _t: of their transpose. */
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile, int r0,
@@ -301,7 +292,7 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a_t(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile,
                                             int r0, int c0)
 {
-    const int lane = wg_anew(lane_id()), i = lane / 8;
+    const int lane = not_before(lane_id()), i = lane / 8;
     ldmatrix_x4_trans(a.r, tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8));
 }
 /* 16x16 elements, as A holds them, to (r0,c0), multiples of 8; _t: transposed. */
@@ -309,14 +300,14 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                            const frag_a<T> &a)
 {
-    const int lane = wg_anew(lane_id());
+    const int lane = not_before(lane_id());
     stmatrix_x4(tile.at(r0 + lane % 16, c0 + lane / 16 * 8), a.r);
 }
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a_t(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                              const frag_a<T> &a)
 {
-    const int lane = wg_anew(lane_id()), i = lane / 8;
+    const int lane = not_before(lane_id()), i = lane / 8;
     stmatrix_x4_trans(tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8), a.r);
 }
 
