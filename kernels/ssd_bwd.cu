@@ -14,7 +14,7 @@
  * in registers and dCB in shared memory, so that nothing of size tokens x QT and no sum over heads
  * goes through memory. */
 #include "cuda_ops.cuh"
-#include "ssd_grad.cuh"
+#include "ssd_grad_sm90.cuh"
 #include "ssd_pull.cuh"
 
 /* The sum of dCB over heads, as a T tile (s,t) where x and dy were. */
@@ -325,6 +325,27 @@ __global__ void __launch_bounds__(S::THREADS, 1) k_ssd_grad(grad_args<typename S
                  o.is_wide);
 }
 
+/* Adds the chunks' shares of a head's parameter gradients, in their order. Block: 128 threads, one
+ * a head (grid x). Memory: 12 B*Z*H bytes. */
+static __global__ void k_ssd_grad_params(float *ddt_bias, float *da_log, float *dskip,
+                                         const float *dparam, int64_t n_chunks, int H)
+{
+    const int h = (int)blockIdx.x;
+    float sum[3] = {};
+    for (int64_t i = threadIdx.x; i < n_chunks; i += 128)
+#pragma unroll
+        for (int k = 0; k < 3; k++)
+            sum[k] += dparam[(i * H + h) * 3 + k];
+#pragma unroll
+    for (int k = 0; k < 3; k++)
+        sum[k] = block_sum<128>(sum[k]);
+    if (threadIdx.x == 0) {
+        ddt_bias[h] += sum[0];
+        da_log[h] += sum[1];
+        dskip[h] += sum[2];
+    }
+}
+
 /* Calls f with the tiles for T, P and N in so much shared memory. The first is the fast one; the
  * smallest for 16-bit elements fits 64 KB. */
 template <class T, class F> static void with_shape(int P, int N, size_t smem_bytes, F f)
@@ -417,6 +438,9 @@ static void grad(struct dev *dev, grad_args<typename S::T> *o, const struct tens
     if (!kept)
         cuda_ssd_states(dev, states, S::QT, spans, in);
     cuda_ssd_dstates(dev, dstates, dy, S::QT, spans, in);
+    if constexpr (sizeof(T) == 2 && S::QT == 128)
+        if (ssd_grad_sm90<T>(dev, *o, in->B))
+            return;
     launch(dev, "ssd_bwd", k_ssd_grad<S>, dim3((unsigned)(in->B * o->Z), (unsigned)in->G),
            S::THREADS, sizeof(grad_smem<S>), *o);
 }

@@ -102,10 +102,9 @@ __device__ __forceinline__ float sum_columns(const float (&v)[4])
     return c + __shfl_xor_sync(0xffffffffu, c, 4);
 }
 
-/* Where documents begin; the first warp. */
-template <class S>
-__device__ __forceinline__ void find_documents(grad_smem<S> *w, const int32_t *seg, int t_first,
-                                               int n)
+/* Where documents begin; one warp. */
+template <class S, class W>
+__device__ __forceinline__ void find_documents(W *w, const int32_t *seg, int t_first, int n)
 {
     const int lane = lane_id();
     int last = -1, first = n;
@@ -130,9 +129,9 @@ __device__ __forceinline__ void find_documents(grad_smem<S> *w, const int32_t *s
 /* Step sizes of a head and decays, as powers of 2: cum_t = log2 of what is left at t of the state
  * before the chunk, rise from the first token of t's strip, to_end from t to the chunk's end; rise
  * is 0 where a document begins between. One warp. */
-template <class S>
-__device__ __forceinline__ void head_tokens(head_tokens_of<S> *to, const grad_smem<S> *w,
-                                            const float *delta, int H, float a, int n)
+template <class S, class W>
+__device__ __forceinline__ void head_tokens(head_tokens_of<S> *to, const W *w, const float *delta,
+                                            int H, float a, int n)
 {
     const int lane = lane_id();
     float d[S::PER], cum[S::PER], sum = 0;

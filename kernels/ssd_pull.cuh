@@ -34,8 +34,8 @@ __device__ __forceinline__ void keep_sums(float4 *sums, const grad_smem<S> *w, i
 
 /* ddt and the chunk's share of the parameter gradients of head h, from its slices' sums. One warp;
  * t rises with lanes. */
-template <class S>
-__device__ void finish(const grad_smem<S> *w, const grad_args<typename S::T> &o, const float4 *sums,
+template <class S, class W>
+__device__ void finish(const W *w, const grad_args<typename S::T> &o, const float4 *sums,
                        int slices, int h, int chunk, int row0, int n)
 {
     using T = typename S::T;
@@ -101,27 +101,6 @@ __device__ void finish(const grad_smem<S> *w, const grad_args<typename S::T> &o,
         const float sum = warp_sum(share[i]);
         if (lane == 0)
             o.dparam[((int64_t)chunk * o.H + h) * 3 + i] = sum;
-    }
-}
-
-/* Adds the chunks' shares of a head's parameter gradients, in their order. Block: 128 threads, one
- * a head (grid x). Memory: 12 B*Z*H bytes. */
-static __global__ void k_ssd_grad_params(float *ddt_bias, float *da_log, float *dskip,
-                                         const float *dparam, int64_t n_chunks, int H)
-{
-    const int h = (int)blockIdx.x;
-    float sum[3] = {};
-    for (int64_t i = threadIdx.x; i < n_chunks; i += 128)
-#pragma unroll
-        for (int k = 0; k < 3; k++)
-            sum[k] += dparam[(i * H + h) * 3 + k];
-#pragma unroll
-    for (int k = 0; k < 3; k++)
-        sum[k] = block_sum<128>(sum[k]);
-    if (threadIdx.x == 0) {
-        ddt_bias[h] += sum[0];
-        da_log[h] += sum[1];
-        dskip[h] += sum[2];
     }
 }
 

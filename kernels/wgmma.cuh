@@ -63,12 +63,15 @@ __device__ __forceinline__ wg_operand<T, IS_DOWN> wg_operand_of(const wg_tile<T,
     return {reinterpret_cast<const uint16_t *>(tile.e), ROWS, r0, c0};
 #else
     /* units of 16 bytes: where it begins; from panel to panel; from 8 rows to the next 8; 1: packs
-     * permuted in 128 bytes */
-    constexpr uint64_t fixed =
-        (uint64_t)1 << 62 | (uint64_t)(1024 / 16) << 32 | (uint64_t)(ROWS * 128 / 16) << 16;
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(tile.e) +
-                        (uint32_t)((c0 / 64 * ROWS + r0) * 128 + c0 % 64 * 2);
-    return {fixed | (at & 0x3ffff) >> 4};
+     * permuted in 128 bytes. What lies below 2^32 is one sum, so that a tile's operands differ by
+     * what is known beforehand. */
+    constexpr uint32_t high = 1u << 30 | 1024 / 16, panel = ROWS * 128 / 16;
+    const uint32_t first = ((uint32_t)__cvta_generic_to_shared(tile.e) & 0x3ffff) >> 4;
+    const uint32_t low =
+        (first | panel << 16) + (uint32_t)((c0 / 64 * ROWS + r0) * 128 + c0 % 64 * 2) / 16;
+    wg_operand<T, IS_DOWN> to;
+    asm("mov.b64 %0, {%1, %2};" : "=l"(to.desc) : "r"(low), "r"(high));
+    return to;
 #endif
 }
 
@@ -147,13 +150,27 @@ __device__ __forceinline__ void wg_publish()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #endif
 }
-/* A barrier of the warpgroup alone; id 1 to 15, another one for each group of a block. */
-__device__ __forceinline__ void wg_sync(int id PTX_AT)
+/* A barrier of so many warpgroups alone; id 1 to 15, another one for each set of them. */
+template <int GROUPS = 1> __device__ __forceinline__ void wg_sync(int id PTX_AT)
 {
 #ifdef CUDA_EMU
-    emu::barrier(emu::VOTE_NONE, 0, at_file, at_line, id, 128);
+    emu::barrier(emu::VOTE_NONE, 0, at_file, at_line, id, GROUPS * 128);
 #else
-    asm volatile("bar.sync %0, 128;" ::"r"(id) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(GROUPS * 128) : "memory");
+#endif
+}
+/* From here on the warpgroup has N registers a thread, a multiple of 8: more than it had, for which
+ * it waits until others have fewer, or fewer. */
+template <int N> __device__ __forceinline__ void wg_take_registers()
+{
+#if !defined(CUDA_EMU) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+template <int N> __device__ __forceinline__ void wg_leave_registers()
+{
+#if !defined(CUDA_EMU) && defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
 #endif
 }
 
