@@ -19,13 +19,11 @@ enum {
     QT = 128, /* tokens of a chunk */
     HALF = QT / 2,
     THREADS = 3 * 128,
-    COPIERS = 256, /* threads that copy: the last */
-    S_REGS = 160,  /* registers: 3 * 168 in all */
+    S_REGS = 160, /* registers: 3 * 168 in all */
     T_REGS = 184,
     /* barriers */
     OF_ALL = 1,
-    OF_COPIERS,
-    OF_PAIRS,
+    OF_S,
 };
 template <class T> using shape_of = grad_shape<T, QT, N, P, 1>;
 
@@ -36,11 +34,8 @@ template <class T> struct grad_wg_smem {
         wg_tile<T, QT, P> x[2]; /* of an item and the next */
         wg_tile<T, QT, QT> sum; /* of dCB over heads, in the end */
     };
-    wg_tile<T, P, N> d[2];
-    union { /* dy and S of an item in turn: the next dy comes where S was */
-        wg_tile<T, QT, P> dy;
-        wg_tile<T, P, N> s;
-    } late[2];
+    wg_tile<T, QT, P> dy[2];
+    wg_tile<T, P, N> state[2]; /* S and D of an item in turn: the next S comes where D was */
     kept_a<T> cb[S::TILES * 32];
     float4 dcb[S::TILES * 64];
     head_tokens_of<S> head[2];
@@ -74,41 +69,48 @@ __device__ __forceinline__ void meet()
     wg_sync<3>(OF_ALL);
 }
 
-/* --- copies, by the last two warpgroups; i: an item, head at.first + i --- */
+/* --- copies; i: an item, head at.first + i --- */
 
-__device__ __forceinline__ int copier_id()
-{
-    return not_before((int)threadIdx.x) - (THREADS - COPIERS);
-}
-
+/* The third warpgroup: tokens' numbers. */
 template <class T>
 __device__ __forceinline__ void fetch_channels(wg_tile<T, QT, P> &to, mat<const T> from,
                                                const chunk_at &at, int i)
 {
-    if (i < at.heads)
-        wg_copy<COPIERS>(to, from.p + (int64_t)not_before(at.row0) * from.ld + (at.first + i) * P,
-                         from.ld, at.n, copier_id());
+    wg_copy<128>(to, from.p + (int64_t)not_before(at.row0) * from.ld + not_before(at.first + i) * P,
+                 not_before((int)from.ld), at.n, not_before((int)threadIdx.x) % 128);
 }
+template <class T>
+__device__ __forceinline__ void fetch_tokens(grad_wg_smem<T> &w, const grad_args<T> &o,
+                                             const chunk_at &at, int i)
+{
+    if (i < at.heads) {
+        fetch_channels(w.x[i % 2], o.x, at, i);
+        fetch_channels(w.dy[i % 2], o.dy, at, i);
+        const auto *from = reinterpret_cast<const char *>(tokens_of(o, at, i));
+        auto *to = reinterpret_cast<char *>(&w.head[i % 2]);
+        const int own = 16 * (not_before((int)threadIdx.x) % 128);
+        copy16_async(to + own, from + own);
+        if (own + 16 * 128 < (int)sizeof w.head[0])
+            copy16_async(to + own + 16 * 128, from + own + 16 * 128);
+    }
+    copy_commit();
+}
+/* The second: S or D. */
 template <class T>
 __device__ __forceinline__ void fetch_state(wg_tile<T, P, N> &to, const T *from, int H,
                                             const chunk_at &at, int i)
 {
     if (i < at.heads)
-        wg_copy<COPIERS>(to, from + ((int64_t)not_before(at.chunk) * H + at.first + i) * (P * N), N,
-                         P, copier_id());
+        wg_copy<128>(
+            to, from + ((int64_t)not_before(at.chunk) * H + not_before(at.first + i)) * (P * N), N,
+            P, not_before((int)threadIdx.x) % 128);
+    copy_commit();
 }
-template <class T>
-__device__ __forceinline__ void fetch_early(grad_wg_smem<T> &w, const grad_args<T> &o,
-                                            const chunk_at &at, int i)
+/* What the thread copied is there for all behind a barrier. */
+__device__ __forceinline__ void copied()
 {
-    constexpr int pieces = sizeof w.head[0] / 16;
-    const int tid = copier_id();
-    fetch_channels(w.x[i % 2], o.x, at, i);
-    fetch_state(w.d[i % 2], o.D, o.H, at, i);
-    if (i < at.heads && tid < pieces)
-        copy16_async(reinterpret_cast<char *>(&w.head[i % 2]) + 16 * tid,
-                     reinterpret_cast<const char *>(tokens_of(o, at, i)) + 16 * tid);
-    static_assert(pieces <= COPIERS, "one each");
+    copy_wait<0>();
+    wg_publish();
 }
 
 /* --- dB and dC --- */
@@ -181,7 +183,7 @@ __device__ __forceinline__ void grad_c(frag_c (&dc)[N / 8], frag_a<T> (&a)[2], f
 #pragma unroll
     for (int k = 0; k < 2; k++) {
         frag_a<T> raw;
-        wg_load_a(raw, dy, t0 + warp_id() * 16, p + k * 16);
+        wg_load_a(raw, dy, t0 + not_before((int)threadIdx.x) % 128 / 32 * 16, p + k * 16);
         a[k] = scaled_rows<T>(raw, from_start);
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -229,34 +231,6 @@ template <class T> __device__ __forceinline__ void round_dcb(grad_wg_smem<T> &w,
     meet();
 }
 
-/* The copies that item i begins with: its S, where the dy before was, and what the next begins
- * with. */
-template <class T>
-__device__ __forceinline__ void fetch(grad_wg_smem<T> &w, const grad_args<T> &o, const chunk_at &at,
-                                      int i)
-{
-    fetch_state(w.late[i % 2 ^ 1].s, o.S, o.H, at, i);
-    copy_commit();
-    fetch_early(w, o, at, i + 1);
-    copy_commit();
-}
-/* S is there. */
-__device__ __forceinline__ void await_state()
-{
-    copy_wait<1>();
-    wg_publish();
-    wg_sync<2>(OF_COPIERS);
-}
-/* S has been used: the next dy. */
-template <class T>
-__device__ __forceinline__ void fetch_dy(grad_wg_smem<T> &w, const grad_args<T> &o,
-                                         const chunk_at &at, int i)
-{
-    wg_sync<2>(OF_COPIERS);
-    fetch_channels(w.late[(i + 1) % 2].dy, o.dy, at, i + 1);
-    copy_commit();
-}
-
 /* The third warpgroup: all tokens as t. */
 template <class T>
 __device__ __forceinline__ void go_through_t(grad_wg_smem<T> &w, const grad_args<T> &o,
@@ -267,17 +241,16 @@ __device__ __forceinline__ void go_through_t(grad_wg_smem<T> &w, const grad_args
     for (int i = 0; i < at.heads; i++) {
         const int now = i % 2;
         const auto &head = w.head[now];
-        const auto &dy = w.late[now].dy;
-        const auto &s = w.late[now ^ 1].s;
+        const auto &dy = w.dy[now];
+        const auto &s = w.state[now];
         frag_a<T> a[2];
-        copy_wait<0>();
-        wg_publish();
-        meet(); /* x, D, dy and tokens are there, those before and S are free */
-        fetch(w, o, at, i);
-        await_state();
+        copied();
+        meet(); /* x, dy, S and tokens are there, those before are free */
+        fetch_tokens(w, o, at, i + 1);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int t = half * HALF + warp_id() * 16 + lane_id() / 4;
+            const int t = half * HALF + not_before((int)threadIdx.x) % 128 / 32 * 16 +
+                          not_before(lane_id()) / 4;
             const float from_start[2] = {head.from_start[t], head.from_start[t + 8]};
             float pull[2] = {};
             grad_c(dc[half], a, pull, w, s, dy, from_start, half * HALF, 0);
@@ -293,7 +266,6 @@ __device__ __forceinline__ void go_through_t(grad_wg_smem<T> &w, const grad_args
         wg_pin(a);
         wg_pin(dc[0]);
         wg_pin(dc[1]);
-        fetch_dy(w, o, at, i);
     }
     round_dcb(w, 8 + warp_id());
     wg_begin();
@@ -546,7 +518,7 @@ template <class T>
 __device__ __forceinline__ void keep_pulls(float4 *sums, const grad_wg_smem<T> &w, int parity,
                                            int n)
 {
-    const int t = (int)threadIdx.x;
+    const int t = (int)threadIdx.x % 128;
     if (t >= n)
         return;
     float4 v = w.token[t];
@@ -576,31 +548,32 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
 #pragma unroll 1
     for (int i = 0; i < at.heads; i++) {
         const int now = i % 2;
-        const auto &x = w.x[now], &dy = w.late[now].dy;
-        const auto &d = w.d[now];
+        const auto &x = w.x[now], &dy = w.dy[now];
+        auto &d = w.state[now ^ 1];
         const auto *head = &w.head[now];
-        if (is_late) {
-            copy_wait<0>();
-            wg_publish();
-        }
-        meet();
         if (is_late)
-            fetch(w, o, at, i);
-        else if (i > 0)
-            keep_pulls(sums + (i - 1) * QT, w, now ^ 1, at.n);
+            copied();
+        meet(); /* as above */
+        const float skip = o.skip[at.first + i];
         frag_c gram[HALF / 8], dxs[P / 8];
         frag_a<T> a[P / 16], m[HALF / 16], later[HALF / 16];
         pair_rows rows = {
             {head->cum[g], head->cum[g + 8]}, {head->delta[g], head->delta[g + 8]}, {0, 0}};
         begin_gram(gram, x, dy, s0, s0);
-        if (is_late)
-            await_state();
-        wg_sync<2>(OF_PAIRS); /* what keep_pulls reads is free */
+        if (is_late) {
+            fetch_state(d, o.D, o.H, at, i); /* where the S before was */
+            if (i > 0)
+                keep_pulls(sums + (i - 1) * QT, w, now ^ 1, at.n);
+        }
+        wg_sync<2>(OF_S); /* what keep_pulls reads is free */
         wg_wait<0>();
         wg_pin(gram);
         float dot[2];
         find_diagonal(dot, gram, own);
         make_m<false>(m, rows, gram, w, head, own, s0, is_late ? w.late_slot[warp] : w.slot[warp]);
+        if (is_late)
+            copied();
+        wg_sync<2>(OF_S); /* D is there */
         if (!is_late) {
             begin_gram(gram, x, dy, 0, HALF);
             wg_wait<0>();
@@ -612,7 +585,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         scaled_operand(a, x, to_end, row);
         begin_sum(db, a, d);
         if (is_late) {
-            const float through = warp_sum(dot_states(d, w.late[now ^ 1].s));
+            const float through = warp_sum(dot_states(d, w.state[now]));
             if (lane_id() == 0)
                 w.through[now][warp] = through * head->from_start[at.n - 1];
         }
@@ -635,8 +608,9 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         if (!is_late)
             add_within(dxs, later, dy, HALF);
         wg_commit();
+        wg_sync<2>(OF_S); /* D is free */
         if (is_late)
-            fetch_dy(w, o, at, i);
+            fetch_state(d, o.S, o.H, at, i + 1);
         leave_token(w, rows, behind, dot, own);
         wg_wait<0>();
         wg_pin(m);
@@ -644,10 +618,10 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
             wg_pin(later);
         wg_pin(dxs);
         finish_x(mat<T>{o.dx.p + (int64_t)at.row0 * o.dx.ld + (at.first + i) * P, o.dx.ld}, dxs, dy,
-                 rows.delta, o.skip[at.first + i], row, at.n);
+                 rows.delta, skip, row, at.n);
     }
     round_dcb(w, (is_late ? 4 : 0) + warp);
-    if (!is_late)
+    if (is_late)
         keep_pulls(sums + (at.heads - 1) * QT, w, (at.heads - 1) % 2, at.n);
     wg_begin();
     for (int t = s0; t < QT; t += 16)
@@ -656,7 +630,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
     wg_wait<0>();
     wg_pin(db);
     write_sum(o.db, db, o, at, s0);
-    wg_sync<2>(OF_PAIRS); /* sums are there */
+    wg_sync<2>(OF_S); /* sums are there */
     for (int h = (is_late ? 4 : 0) + warp; h < at.heads; h += 8)
         finish<shape_of<T>>(&w, o, sums + h * QT, 1, at.first + h, at.chunk, at.row0, at.n);
 }
@@ -673,29 +647,26 @@ template <class T> __global__ void __launch_bounds__(THREADS, 1) k_ssd_grad_wg(g
     const chunk_at at = {
         chunk,           b * o.n_tokens + t_first, min((int)QT, o.n_tokens - t_first),
         (int)blockIdx.y, (int)blockIdx.y * heads,  heads};
-    if (group > 0) {
-        const int64_t row0 = at.row0, col = (int64_t)at.group * N;
-        wg_copy<COPIERS>(w.b, o.b.p + row0 * o.b.ld + col, o.b.ld, at.n, copier_id());
-        wg_copy<COPIERS>(w.c, o.c.p + row0 * o.c.ld + col, o.c.ld, at.n, copier_id());
-        fetch_channels(w.late[0].dy, o.dy, at, 0);
-        copy_commit();
-    } else if (warp == 0) {
-        find_documents<S>(&w, o.seg ? o.seg + at.row0 : NULL, t_first, at.n);
+    const int64_t row0 = at.row0, col = (int64_t)at.group * N;
+    if (group < 2) {
+        wg_copy<256>(w.b, o.b.p + row0 * o.b.ld + col, o.b.ld, at.n, (int)threadIdx.x);
+        wg_copy<256>(w.c, o.c.p + row0 * o.c.ld + col, o.c.ld, at.n, (int)threadIdx.x);
+        if (group == 1)
+            fetch_state(w.state[0], o.S, o.H, at, 0);
+    } else if (warp == 8) {
+        find_documents<S>(&w, o.seg ? o.seg + row0 : NULL, t_first, at.n);
     }
     __syncthreads();
     for (int i = warp; i < heads; i += THREADS / 32) {
         const int h = at.first + i;
-        head_tokens<S>(tokens_of(o, at, i), &w, o.delta + (int64_t)at.row0 * o.H + h, o.H,
-                       -expf(o.a_log[h]), at.n);
+        head_tokens<S>(tokens_of(o, at, i), &w, o.delta + row0 * o.H + h, o.H, -expf(o.a_log[h]),
+                       at.n);
     }
-    copy_wait<0>();
-    wg_publish();
+    copied();
     __syncthreads();
     float4 *const sums = o.sums + ((int64_t)chunk * o.H + at.first) * QT;
-    if (group > 0) {
-        fetch_early(w, o, at, 0);
-        copy_commit();
-    }
+    if (group == 2)
+        fetch_tokens(w, o, at, 0);
     if (group < 2) {
         wg_leave_registers<S_REGS>();
         go_through_s(w, o, at, sums, group == 1);
