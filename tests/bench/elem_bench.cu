@@ -1,7 +1,7 @@
 /* elem_bench: times the kernels that memory bounds on a GPU, without the rest of the program.
  *
  *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o elem_bench \
- *        tests/bench/elem_bench.cu kernels/{embed,rmsnorm,gatenorm,conv1d}.cu \
+ *        tests/bench/elem_bench.cu kernels/{embed,rmsnorm,gatenorm,conv1d,conv1d_bwd}.cu \
  *        kernels/{swiglu,rope,resid,cast,xent,gnorm,adamw}.cu lib/dtype.c
  *
  * Sizes are those of the `base` preset, bf16, 32768 rows in 32 sequences. A CSV line a kernel on

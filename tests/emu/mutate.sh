@@ -86,7 +86,7 @@ mutant 'gnorm: a barrier is missing between halves' gnorm gnorm.cu '/ block_sum_
 mutant 'gnorm: gradients are read past the last' gnorm gnorm.cu 's/min(begin + share, n)/begin + share/'
 mutant 'gnorm: the last sum is left out of the verdict' gnorm gnorm.cu '/ k_verdict(/,/^}/s/i < n_parts;/i + 1 < n_parts;/'
 mutant 'xent: a barrier is missing where losses are added' xent xent.cu '/ k_add_losses(/,/^}/s/__syncthreads();//'
-mutant 'add_parts: a barrier is missing' conv1d rows.cuh '/k_add_parts(/,/^}/s/__syncthreads();//' conv1d.cu
+mutant 'add_parts: a barrier is missing' conv1d rows.cuh '/k_add_parts(/,/^}/s/__syncthreads();//' conv1d_bwd.cu
 mutant 'embed: the order of sums is that of the threads' embed embed.cu 's/ before += o.loose\[begin + i\] < m;/ before += begin + i < at;/'
 mutant 'embed: rows past the last are written' embed embed.cu '/ k_embed_fwd(/,/^}/s/if (at.row + k < tiles.rows) {/if (true) {/'
 mutant 'embed: the last token is not counted' embed embed.cu '/ k_embed_count(/,/^}/s/if (m < M)/if (m + 1 < M)/'
@@ -118,13 +118,13 @@ mutant 'sample: a barrier is missing in the first pass' sample sample.cu '/ k_ta
 mutant 'sample: a row has the penalties of the first' sample sample.cu '/ k_sample(/,/^}/s/a.tables.recent + r \* a/a.tables.recent + 0 * a/'
 
 # --- conv1d ---
-mutant 'conv1d: a document is not reset' conv1d conv1d.cu 's/return seg\[0\] != seg\[-1\];/return false;/'
-mutant 'conv1d: a barrier is missing where warps add up' conv1d conv1d.cu '/ write_sums(/,/^}/s/__syncthreads();//'
-mutant 'conv1d: tokens before the row are read' conv1d conv1d.cu '/ read_before(/,/^}/s/if (t >= 0)/if (t >= -1)/'
+mutant 'conv1d: a document is not reset' conv1d conv1d.cuh 's/return seg\[0\] != seg\[-1\];/return false;/' conv1d.cu
+mutant 'conv1d: a barrier is missing where warps add up' conv1d conv1d_bwd.cu '/ write_sums(/,/^}/s/__syncthreads();//'
+mutant 'conv1d: tokens before the row are read' conv1d conv1d.cuh '/ read_before(/,/^}/s/if (t >= 0)/if (t >= -1)/' conv1d.cu
 mutant 'conv1d: a run is written past its end' conv1d conv1d.cu '/ k_conv1d_fwd(/,/^}/s/if (t + k < n)/if (true)/'
-mutant 'conv1d: the gradient does not see the tokens behind a run' conv1d conv1d.cu 's/at.is_in ? n + KMAX - 1 : 0, n_read/n, n_read/'
-mutant 'conv1d: the gradient reaches into another document' conv1d conv1d.cu 's/ && (begins & all & ~(all >> b)) == 0//'
-mutant 'conv1d: a row takes the history of another slot' read conv1d.cu '/ read_before(/,/^}/s/(int64_t)at.slot/(int64_t)at.b/'
+mutant 'conv1d: the gradient does not see the tokens behind a run' conv1d conv1d_bwd.cu 's/at.is_in ? n + KMAX - 1 : 0, n_read/n, n_read/'
+mutant 'conv1d: the gradient reaches into another document' conv1d conv1d_bwd.cu 's/ && (begins & all & ~(all >> b)) == 0//'
+mutant 'conv1d: a row takes the history of another slot' read conv1d.cuh '/ read_before(/,/^}/s/(int64_t)at.slot/(int64_t)at.b/' conv1d.cu
 mutant 'conv1d: the history goes to another slot' read conv1d.cu '/ k_conv1d_keep(/,/^}/s/(int64_t)in.slot\[b\]/(int64_t)b/'
 mutant 'conv1d_step: the history goes to another slot' conv1d mamba_step.cu '/ k_conv1d_step(/,/^}/s/shift(in, x, slots\[r\], c)/shift(in, x, r, c)/'
 
