@@ -17,13 +17,17 @@ static int count_runs(const struct params *p)
     return n;
 }
 
-static void carve(struct optim *o, const struct params *p, enum dtype moments, struct arena *a)
+/* Gives each its place, and returns that of the runs, to fill. */
+static struct adamw_run *carve(struct optim *o, const struct params *p, enum dtype moments,
+                               struct arena *a)
 {
     const int64_t n = (int64_t)p->count;
     o->m = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
     o->v = arena_tensor(a, MEM_MOMENTS, moments, 1, n, 0, 0, 0);
     o->runs.n = count_runs(p);
-    o->runs.run = o->run = arena_take(a, (size_t)o->runs.n * sizeof *o->run, MEM_MOMENTS);
+    struct adamw_run *run = arena_take(a, (size_t)o->runs.n * sizeof *run, MEM_MOMENTS);
+    o->runs.run = run;
+    return run;
 }
 
 void optim_plan(const struct params *p, enum dtype moments, struct arena *plan)
@@ -50,10 +54,11 @@ static struct adamw_run run_of(const struct model *m, int i)
     return run;
 }
 
-static int upload_runs(struct optim *o, const struct model *m, struct err *err)
+static int upload_runs(struct optim *o, struct adamw_run *to, const struct model *m,
+                       struct err *err)
 {
     const struct params *p = &m->params;
-    const size_t bytes = (size_t)o->runs.n * sizeof *o->run;
+    const size_t bytes = (size_t)o->runs.n * sizeof *to;
     struct adamw_run *runs = calloc((size_t)o->runs.n, sizeof *runs);
     if (!runs)
         return err_oom(err, bytes);
@@ -63,7 +68,7 @@ static int upload_runs(struct optim *o, const struct model *m, struct err *err)
             runs[n] = run_of(m, i);
             o->runs.copy_bytes += (size_t)runs[n++].n_copy * sizeof(uint16_t);
         }
-    dev_upload(o->dev, o->run, runs, bytes);
+    dev_upload(o->dev, to, runs, bytes);
     free(runs);
     return 0;
 }
@@ -76,9 +81,9 @@ int optim_open(struct optim *o, const struct model *m, enum dtype moments, struc
     const size_t bytes = a.used;
     TRY(dev_alloc(o->dev, &o->block, bytes, err));
     a = (struct arena){.base = o->block};
-    carve(o, &m->params, moments, &a);
+    struct adamw_run *run = carve(o, &m->params, moments, &a);
     dev_zero(o->dev, o->block, bytes);
-    if (upload_runs(o, m, err) == 0)
+    if (upload_runs(o, run, m, err) == 0)
         return 0;
     optim_close(o);
     return -1;

@@ -8,8 +8,7 @@
 struct optim {
     struct dev *dev;        /* borrowed */
     struct tensor m, v;     /* (params.count) first and second moments */
-    struct adamw_run *run;  /* (runs.n) device memory */
-    struct adamw_runs runs; /* the same */
+    struct adamw_runs runs; /* in device memory, as all of them */
     void *block;            /* device memory of all three, owned */
 };
 
