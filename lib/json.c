@@ -8,7 +8,8 @@
 int js_parse(json_t **root, const char *text, size_t n, size_t flags, struct err *err)
 {
     json_error_t e;
-    *root = json_loadb(text, n, JSON_REJECT_DUPLICATES | flags, &e);
+    /* an empty file has no text at all */
+    *root = json_loadb(text ? text : "", n, JSON_REJECT_DUPLICATES | flags, &e);
     if (!*root)
         return err_set(err, NULL, "check the JSON there", "bad JSON at line %d, column %d: %s",
                        e.line, e.column, e.text);

@@ -161,6 +161,21 @@ train() {
     cmp run/model.safetensors again/model.safetensors
 }
 
+@test "a --config that holds none is told" {
+    : > empty.json
+    echo '{}' > bare.json
+    echo '{"layer_types": [' > cut.json
+    run hm-train --plan --config=empty.json
+    [ "$status" -eq 1 ]
+    says "hm-train: empty.json: bad JSON at line 1, column 0: '[' or '{' expected near end of file: "
+    run hm-train --plan --config=bare.json
+    [ "$status" -eq 1 ]
+    says "hm-train: bare.json: layer_types does not list 1 to 256 layers: "
+    run hm-train --plan --config=cut.json
+    [ "$status" -eq 1 ]
+    says 'hm-train: cut.json: bad JSON at line 2, '
+}
+
 @test "--recompute gives the same bytes" {
     for mode in none cheap block full; do
         train --max-steps=2 --dropout=0.1 --recompute=$mode -o $mode
