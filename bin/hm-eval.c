@@ -72,7 +72,8 @@ static int answer_tasks(struct session *s, const char *path, struct err *err)
     int rc = eval_feed_tasks(&s->feed, path, &tasks, err);
     cli_progress_end(&s->progress, false);
     if (rc == 0 && tasks.n_scores == 0)
-        rc = err_set(err, path, NULL, "there is no question to answer");
+        rc = err_set(err, path, "write one a line below the header",
+                     "there is no question to answer");
     if (rc == 0)
         rc = eval_print_tasks(&s->print, path, &tasks, err);
     tasks_close(&tasks);

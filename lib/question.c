@@ -60,8 +60,9 @@ static int parse_label(const struct task_field *f, int n_choices, int *label, st
         v = v * 10 + (f->data[i] - '0');
     }
     if (f->n == 0 || v >= n_choices)
-        return err_set(err, NULL, NULL, "label '%.*s' names none of the %d choices",
-                       (int)(f->n < 32 ? f->n : 32), f->data, n_choices);
+        return err_set(err, NULL, "give the number of the right one, from 0",
+                       "label '%.*s' names none of the %d choices", (int)(f->n < 32 ? f->n : 32),
+                       f->data, n_choices);
     *label = v;
     return 0;
 }

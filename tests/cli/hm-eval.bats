@@ -172,6 +172,18 @@ choices() {
     [ "$(eval_ --logits-hash --dtype=bf16 | value logits_hash)" != "$a" ]
 }
 
+@test "a table that is none is told, and how to mend it" {
+    echo 'task,id,context,label,choice_0,choice_1' > table.csv
+    run eval_ -o out table.csv
+    [ "$status" -eq 1 ]
+    [ "$output" = 'hm-eval: table.csv: there is no question to answer: write one a line below the header' ]
+    echo 't,1,The,2,cat,dog' >> table.csv
+    run eval_ -o out table.csv
+    [ "$status" -eq 1 ]
+    [ "$output" = "hm-eval: table.csv:2: label '2' names none of the 2 choices: give the number of the right one, from 0" ]
+    [ ! -e out ]
+}
+
 @test "what does not fit the model is refused" {
     head -c 3000 corpus.txt > other.txt
     tok-train -q --vocab=300 -o other.model other.txt
