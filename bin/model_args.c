@@ -171,7 +171,12 @@ static int apply(const struct model_args *a, struct config *c, struct err *err)
     return 0;
 }
 
-/* Adds to the mend what the keys in it, a file's, are called as options. */
+static bool says(const struct err *err, const char *text)
+{
+    return strstr(err->mend, text) || strstr(err->what, text);
+}
+
+/* Adds to the mend what the keys in it, a file's, are called as options, where it does not say. */
 static int name_options(struct err *err)
 {
     static const char *const names[][2] = {
@@ -193,7 +198,7 @@ static int name_options(struct err *err)
     const char *before = " (";
     char more[sizeof err->mend] = "";
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (!strstr(err->mend, names[i][0]) && !strstr(err->what, names[i][0]))
+        if (!says(err, names[i][0]) || says(err, names[i][1]))
             continue;
         const size_t n = strlen(more);
         snprintf(more + n, sizeof more - n, "%s%s is %s", before, names[i][0], names[i][1]);

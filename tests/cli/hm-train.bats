@@ -176,6 +176,12 @@ train() {
     says 'hm-train: cut.json: bad JSON at line 2, '
 }
 
+@test "sizes that do not go together are called by their options, once" {
+    run hm-train --plan --preset=tiny --heads=3
+    [ "$status" -eq 1 ]
+    [ "$output" = "hm-train: 3 attention heads of 42 do not make up hidden_size 128: set num_attention_heads (--heads) to a divisor of hidden_size (hidden_size is --width)" ]
+}
+
 @test "--recompute gives the same bytes" {
     for mode in none cheap block full; do
         train --max-steps=2 --dropout=0.1 --recompute=$mode -o $mode
