@@ -8,8 +8,9 @@
  * Sizes are those of the `base` preset, bf16. A CSV line a kernel and batch on stdout: time of a
  * call within a CUDA graph of many, whose operands come by turns from more memory than the L2 cache
  * holds, and the bytes that the call has to move a second. Then a whole token (5 mixer layers, 3 of
- * attention, head and greedy choice; the embedding is left out) as one graph. First it asks whether
- * a row alone gives the bits that it gives among 256. Exit status: of that. */
+ * attention, head and greedy choice; the embedding is left out) as one graph. Last, attention and
+ * token over a deep cache. First it asks whether a row alone gives the bits that it gives among
+ * 256. Exit status: of that. `decode_bench NAME...`: these lines alone, and no question. */
 #include "cuda_ops.cuh"
 #include "step_plan.cuh"
 
@@ -22,6 +23,7 @@ namespace
 {
 enum { D = 512, F = 2048, H = 16, P = 64, N = 128, K = 4, E = H * P, C = E + 2 * N, V = 32000 };
 enum { PROJ = E + C + H, HEADS = 8, KV = 2, DEPTH = 1024, S = 1152, ROWS = 256, CALLS = 64 };
+enum { DEEP = 32768, DEEP_S = DEEP + 1, DEEP_ROWS = ROWS * S / DEEP_S }; /* in the same memory */
 enum { MAMBA_LAYERS = 5, ATTN_LAYERS = 3, LAYERS = MAMBA_LAYERS + ATTN_LAYERS };
 constexpr size_t POOL = (size_t)512 << 20;
 
@@ -37,7 +39,8 @@ struct bench {
     int32_t *slot, *pos, *id;
     struct sample_row *choice;
     float *logp;
-    int R;
+    int R, depth, S, n_slots; /* rows; the cache */
+    char **names;             /* of the lines that are asked for; NULL: all */
 };
 
 void must(cudaError_t e, const char *what)
@@ -140,8 +143,8 @@ void attention(struct bench *b, int i)
 {
     const size_t layer = (size_t)(i % ATTN_LAYERS) * ROWS * S * KV * P;
     struct tensor o = act(b, b->u, HEADS * P);
-    struct tensor kc = tensor_of(b->kcache + layer, DT_BF16, 3, ROWS, S, KV * P, 0);
-    struct tensor vc = tensor_of(b->vcache + layer, DT_BF16, 3, ROWS, S, KV * P, 0);
+    struct tensor kc = tensor_of(b->kcache + layer, DT_BF16, 3, b->n_slots, b->S, KV * P, 0);
+    struct tensor vc = tensor_of(b->vcache + layer, DT_BF16, 3, b->n_slots, b->S, KV * P, 0);
     const struct tensor q = act(b, b->wide, HEADS * P), k = act(b, b->wide, KV * P);
     const struct step_rows rows = rows_of(b, i / ATTN_LAYERS);
     cuda_attn_step(&b->dev, &o, &kc, &vc, &q, &k, &k, 0.125f, HEADS, P, KV, &rows);
@@ -237,6 +240,16 @@ double time_of(struct bench *b, void (*op)(struct bench *, int), int calls)
     return best * 1e-3 / calls;
 }
 
+bool is_asked_for(const struct bench *b, const char *name)
+{
+    if (!b->names)
+        return true;
+    for (char **n = b->names; *n; n++)
+        if (strcmp(*n, name) == 0)
+            return true;
+    return false;
+}
+
 double product_bytes(const struct bench *b, double n, double k)
 {
     return 2 * (n * k + b->R * (n + k));
@@ -245,31 +258,68 @@ double product_bytes(const struct bench *b, double n, double k)
 double report(struct bench *b, const char *name, void (*op)(struct bench *, int), double bytes,
               int n_per_token)
 {
+    if (!is_asked_for(b, name))
+        return 0;
     const double s = time_of(b, op, CALLS);
     printf("%s,%d,%.2f,%.0f,%d\n", name, b->R, s * 1e6, bytes / s * 1e-9, n_per_token);
     fflush(stdout);
     return s * n_per_token;
 }
 
+void report_token(struct bench *b, const char *name)
+{
+    if (!is_asked_for(b, name))
+        return;
+    const double s = time_of(b, token, 4);
+    printf("%s,%d,%.2f,%.0f tok/s,\n", name, b->R, s * 1e6, b->R / s);
+    fflush(stdout);
+}
+
+/* Rows of a cache of n_slots and S positions, all at this depth. */
+void set_depth(struct bench *b, int depth, int n_positions, int n_slots)
+{
+    std::vector<int32_t> slot(2 * ROWS), pos(ROWS, depth);
+    for (int i = 0; i < 2 * ROWS; i++)
+        slot[(size_t)i] = i * 37 % n_slots;
+    must(cudaMemcpy(b->slot, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice), "upload");
+    must(cudaMemcpy(b->pos, pos.data(), pos.size() * 4, cudaMemcpyHostToDevice), "upload");
+    b->depth = depth;
+    b->S = n_positions;
+    b->n_slots = n_slots;
+}
+
+double attn_bytes(const struct bench *b)
+{
+    return b->R * (2.0 * b->depth * KV * P * 2);
+}
+
+void report_deep(struct bench *b, int R)
+{
+    set_depth(b, DEEP, DEEP_S, DEEP_ROWS);
+    b->R = R;
+    report(b, "attn_deep", attention, attn_bytes(b), ATTN_LAYERS);
+    report_token(b, "token_deep");
+}
+
 void report_all(struct bench *b, int R)
 {
-    const double attn_bytes = R * (2.0 * DEPTH * KV * P * 2), state = R * (8.0 * E * N);
+    const double state = R * (8.0 * E * N);
     double sum = 0;
+    set_depth(b, DEPTH, S, ROWS);
     b->R = R;
     sum += report(b, "in_proj", in_proj, product_bytes(b, PROJ, D), MAMBA_LAYERS);
     sum += report(b, "mamba_step", mixer, state, MAMBA_LAYERS);
     sum += report(b, "out_proj", out_proj, product_bytes(b, D, E), MAMBA_LAYERS);
     sum += report(b, "qkv", qkv, product_bytes(b, (HEADS + 2 * KV) * P, D), ATTN_LAYERS);
-    sum += report(b, "attn_step", attention, attn_bytes, ATTN_LAYERS);
+    sum += report(b, "attn_step", attention, attn_bytes(b), ATTN_LAYERS);
     sum += report(b, "o", proj_o, product_bytes(b, D, HEADS * P), ATTN_LAYERS);
     sum += report(b, "mlp_in", mlp_in, product_bytes(b, 2 * F, D), LAYERS);
     sum += report(b, "mlp_out", mlp_out, product_bytes(b, D, F), LAYERS);
     sum += report(b, "head", head, product_bytes(b, V, D) + 2.0 * R * V, 1);
     sum += report(b, "sample", choose, 4.0 * R * V, 1);
-    printf("sum,%d,%.2f,,\n", R, sum * 1e6);
-    const double s = time_of(b, token, 4);
-    printf("token,%d,%.2f,%.0f tok/s,\n", R, s * 1e6, R / s);
-    fflush(stdout);
+    if (!b->names)
+        printf("sum,%d,%.2f,,\n", R, sum * 1e6);
+    report_token(b, "token");
 }
 
 /* --- bits --- */
@@ -316,7 +366,9 @@ void open_bench(struct bench *b)
     b->dev.act_dtype = DT_BF16;
     const struct sizes m = {1, 1, D, H, P, N, 1, K, F, V, 64, S, ROWS, DT_BF16};
     const struct sizes t = {1, 1, D, HEADS, P, N, KV, K, F, V, 64, S, ROWS, DT_BF16};
-    b->dev.work_bytes = cuda_mamba_step_plan(&m) + cuda_attn_step_plan(&t);
+    const struct sizes deep = {1, 1, D, HEADS, P, N, KV, K, F, V, 64, DEEP_S, DEEP_ROWS, DT_BF16};
+    b->dev.work_bytes =
+        cuda_mamba_step_plan(&m) + cuda_attn_step_plan(&t) + cuda_attn_step_plan(&deep);
     const size_t sampling = cuda_sample_plan(&b->dev, &m);
     b->dev.work_bytes = b->dev.work_bytes > sampling ? b->dev.work_bytes : sampling;
     b->dev.work = take<char>(b->dev.work_bytes);
@@ -330,31 +382,29 @@ void open_bench(struct bench *b)
     b->wide = (char *)take_random<bf16>(ROWS * 2 * F, 1);
     b->logits = take<char>((size_t)ROWS * V * 4);
     b->vectors = take_random<float>(C * K, 1);
-    std::vector<int32_t> slot(2 * ROWS), pos(ROWS, DEPTH);
-    for (int i = 0; i < 2 * ROWS; i++)
-        slot[(size_t)i] = i * 37 % ROWS;
     b->slot = take<int32_t>(2 * ROWS);
     b->pos = take<int32_t>(ROWS);
     b->id = take<int32_t>(ROWS);
     b->logp = take<float>(ROWS);
     b->choice = take<struct sample_row>(ROWS); /* temperature 0, no penalties */
-    must(cudaMemcpy(b->slot, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice), "upload");
-    must(cudaMemcpy(b->pos, pos.data(), pos.size() * 4, cudaMemcpyHostToDevice), "upload");
     must(cudaDeviceSynchronize(), "fill");
     printf("# %s, %d SMs\n", gpu.name, gpu.multiProcessorCount);
 }
 } /* namespace */
 
-int main()
+int main(int argc, char **argv)
 {
     static struct bench b;
     open_bench(&b);
+    b.names = argc > 1 ? argv + 1 : NULL;
     bool is_same = true;
-    is_same = check_bits(&b, PROJ, D, NORM) && is_same;
-    is_same = check_bits(&b, F, D, GLU) && is_same;
-    is_same = check_bits(&b, D, F, PLAIN) && is_same;
-    is_same = check_bits(&b, D, E, PLAIN) && is_same;
-    is_same = check_bits(&b, V, D, NORM) && is_same;
+    if (!b.names) {
+        is_same = check_bits(&b, PROJ, D, NORM) && is_same;
+        is_same = check_bits(&b, F, D, GLU) && is_same;
+        is_same = check_bits(&b, D, F, PLAIN) && is_same;
+        is_same = check_bits(&b, D, E, PLAIN) && is_same;
+        is_same = check_bits(&b, V, D, NORM) && is_same;
+    }
     printf("kernel,rows,us,gb_s,calls_a_token\n");
     const int arch = b.cuda.arch;
     for (int is_early = arch >= 90; is_early >= 0; is_early--) {
@@ -362,6 +412,8 @@ int main()
         printf("# launches %s\n", is_early ? "early" : "one after the other");
         for (int R : {1, 8, 32, 64, 128, 256})
             report_all(&b, R);
+        for (int R : {1, (int)DEEP_ROWS})
+            report_deep(&b, R);
     }
     return is_same ? 0 : 1;
 }
