@@ -18,7 +18,13 @@
 namespace
 {
 /* A row has FEWEST to MOST_BLOCKS blocks, one for SHARE positions of the cache. */
-enum { FEWEST = 9, MOST_BLOCKS = 64, SHARE = 512, JOIN_THREADS = 128 };
+enum { FEWEST = 9, MOST_BLOCKS = 64, SHARE = 512 };
+
+/* Warps that join the parts of n blocks. */
+__host__ __device__ constexpr int join_warps(int n)
+{
+    return (n + JOINED - 1) / JOINED;
+}
 
 /* One block a share of the positions (blockIdx.x) of one row (blockIdx.z), up to 16 query heads of
  * one KV head (blockIdx.y = KV head * (blocks a KV head) + which). Warp w has every WARPS-th tile
@@ -105,21 +111,33 @@ __global__ void __launch_bounds__(layout<T, PT>::THREADS) k_attn_step(attn_step<
     }
 }
 
-/* o of one head of one row from its parts. One block a head (blockIdx.x) and row, a thread an
- * element. Reads (P + 2) floats a part. */
-template <class T> __global__ void __launch_bounds__(JOIN_THREADS) k_attn_join(attn_step<T> in)
+/* o of one head (blockIdx.x) of one row (blockIdx.y) from its parts, 32 elements a block
+ * (blockIdx.z), a thread one. A warp has JOINED parts and reads them all at once; what the warps
+ * have is joined in the same way. Reads (P + 2) floats a part. */
+template <class T>
+__global__ void __launch_bounds__(32 * join_warps(MOST_BLOCKS)) k_attn_join(attn_step<T> in)
 {
+    SHARED(part, sums, [join_warps(MOST_BLOCKS)][32]);
     const int h = (int)blockIdx.x, r = (int)blockIdx.y, P = in.P;
-    const float *parts = in.parts + ((int64_t)r * in.H + h) * in.n_blocks * (P + 2);
+    const int warp = (int)threadIdx.x / 32, n_warps = (int)blockDim.x / 32, lane = lane_id();
+    const int p = (int)blockIdx.z * 32 + lane, first = warp * JOINED;
+    const float *parts = in.parts + (((int64_t)r * in.H + h) * in.n_blocks + first) * (P + 2);
+    part all = {};
     grid_wait();
     grid_release();
-    for (int p = (int)threadIdx.x; p < P; p += JOIN_THREADS) {
-        const part all = join<JOINED>(in.n_blocks, [&](int i) {
+    if (p < P)
+        all = join<JOINED>(min((int)JOINED, in.n_blocks - first), [&](int i) {
             const float *f = parts + (int64_t)i * (P + 2);
             return part{f[P], f[P + 1], f[p]};
         });
-        in.o.p[(int64_t)r * in.o.ld + h * P + p] = from_f32<T>(all.acc / all.l);
+    if (n_warps > 1) {
+        sums[warp][lane] = all;
+        __syncthreads();
+        if (warp == 0)
+            all = join<JOINED>(n_warps, [&](int i) { return sums[i][lane]; });
     }
+    if (warp == 0 && p < P)
+        in.o.p[(int64_t)r * in.o.ld + h * P + p] = from_f32<T>(all.acc / all.l);
 }
 
 /* Blocks of a row's KV head, by the cache's size alone. */
@@ -142,8 +160,9 @@ template <class T, int PT> void run(struct dev *dev, const attn_step<T> &in, int
     launch_early(dev, "attn_step", k_attn_step<T, PT>,
                  dim3((unsigned)in.n_blocks, (unsigned)(in.G * chunks), (unsigned)R),
                  layout<T, PT>::THREADS, layout<T, PT>::smem, in);
-    launch_early(dev, "attn_step", k_attn_join<T>, dim3((unsigned)in.H, (unsigned)R), JOIN_THREADS,
-                 0, in);
+    launch_early(dev, "attn_step", k_attn_join<T>,
+                 dim3((unsigned)in.H, (unsigned)R, blocks_for(in.P, 32)),
+                 32 * join_warps(in.n_blocks), 0, in);
 }
 } /* namespace */
 

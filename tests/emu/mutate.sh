@@ -184,7 +184,9 @@ mutant 'attention backward, Hopper: both warpgroups take the first rows' attn at
 mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'
 mutant 'attn_step: the cache is read past the position' attn attn_step.cuh '/ share_of(/,/^}/s/min((which + 1) \* each, pos + 1)/(which + 1) * each/' attn_step.cu
 mutant 'attn_step: a key of no position has weight' attn attn_step.cuh '/ take_tile(/,/^}/s/ < end ? x \* scale : LOWEST/ < end + TILE ? x * scale : LOWEST/' attn_step.cu
-mutant 'attn_step: the part of a block is left out' attn attn_step.cu '/ k_attn_join(/,/^}/s/(in.n_blocks, /(in.n_blocks - 1, /'
+mutant 'attn_step: the part of a block is left out' attn attn_step.cu '/ k_attn_join(/,/^}/s/in.n_blocks - first/in.n_blocks - 1 - first/'
+mutant 'attn_step: the parts of a warp are left out' attn attn_step.cu '/ k_attn_join(/,/^}/s/(n_warps, /(n_warps - 1, /'
+mutant 'attn_step: a barrier is missing where parts are joined' attn attn_step.cu '/ k_attn_join(/,/^}/s/__syncthreads();//'
 mutant 'attn_step: the cache of another slot is read' attn attn_step.cu 's/row0 = (int64_t)in.slot\[r\] \* in.S;/row0 = (int64_t)r * in.S;/'
 mutant 'attn_step: the new key goes to the place before' attn attn_step.cu 's/in.kcache.p\[(row0 + pos) \*/in.kcache.p[(row0 + (pos ? pos - 1 : 0)) */'
 mutant 'attn_read: new keys do not go behind the old ones' read attn.cu '/ k_attn_store(/,/^}/s/ + rows.pos\[row\];/;/'

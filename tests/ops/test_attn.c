@@ -335,6 +335,8 @@ static void check(struct dev *dev)
     check_cache(dev, 5, 64, 1, 150);
     free_all();
     check_cache(dev, 2, 128, 1, 600);
+    free_all();
+    check_cache(dev, 2, 16, 1, 5000);
 }
 
 static double objective(void *ctx)
