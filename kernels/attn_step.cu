@@ -96,8 +96,10 @@ __global__ void __launch_bounds__(layout<T, PT>::THREADS) k_attn_step(attn_step<
     float *sums = reinterpret_cast<float *>(q + TILE * L::LD);
     leave_sums<PT>(sums + warp * WARP_LD, sum, n_heads);
     __syncthreads();
-    for (int i = tid; i < n_heads * P; i += THREADS) {
-        const int h = i / P, p = i % P;
+    for (int i = tid; i < n_heads * PT; i += THREADS) {
+        const int h = i / PT, p = i % PT;
+        if (p >= P)
+            continue;
         const part all = join<WARPS>(WARPS, [&](int w) {
             const float *f = sums + w * WARP_LD + h * L::SUM;
             return part{f[0], f[1], f[2 + p]};
@@ -176,7 +178,7 @@ void cuda_attn_step(struct dev *dev, struct tensor *o, struct tensor *kcache, st
                     float scale, int H, int P, int G, const struct step_rows *rows)
 {
     const int S = (int)kcache->dim[1], n_blocks = blocks_of(S);
-    const bool is_wide = P % 8 == 0 && has_wide_rows(k) && has_wide_rows(v) &&
+    const bool is_wide = P % 8 == 0 && has_wide_rows(q) && has_wide_rows(k) && has_wide_rows(v) &&
                          has_wide_rows(kcache) && has_wide_rows(vcache);
     assert(dev->work_bytes >= parts_bytes(rows->R, H, n_blocks, P));
     with_type(o->dtype, [&](auto zero) {

@@ -81,22 +81,57 @@ template <class T, int PT>
 __device__ __forceinline__ void load_queries(T *q, const attn_step<T> &in, int r, int h0,
                                              int n_heads)
 {
-    for (int i = (int)threadIdx.x; i < TILE * PT; i += layout<T, PT>::THREADS) {
-        const int h = i / PT, p = i % PT;
-        q[h * layout<T, PT>::LD + p] = h < n_heads && p < in.P
-                                           ? in.q.p[(int64_t)r * in.q.ld + (h0 + h) * in.P + p]
-                                           : from_f32<T>(0.0f);
+    constexpr int E = wide<T>::n, CHUNKS = PT / E;
+    for (int i = (int)threadIdx.x; i < TILE * CHUNKS; i += layout<T, PT>::THREADS) {
+        const int h = i / CHUNKS, chunk = i % CHUNKS;
+        const T *from = in.q.p + (int64_t)r * in.q.ld + (h0 + h) * in.P;
+        T *to = q + h * layout<T, PT>::LD;
+        if (in.is_wide) {
+            pack<T, E> some = {};
+            if (h < n_heads && chunk * E < in.P)
+                some = *reinterpret_cast<const pack<T, E> *>(from + chunk * E);
+            *reinterpret_cast<pack<T, E> *>(to + chunk * E) = some;
+        } else {
+            copy_chunk(to, from, chunk, in.P, false, h < n_heads);
+        }
     }
 }
 
-/* A warp copies the tile of positions j0, j0+1 ... before end: keys, then values. The new token's
- * is not in the cache yet; has_new: it may be read. */
+/* A warp copies TILE positions from j0 on, which are in the cache: keys, then values. */
+template <class T, int PT>
+__device__ __forceinline__ void copy_whole_tile(T *to, const head_at<T> &head, int j0, int P)
+{
+    constexpr int LD = layout<T, PT>::LD, CHUNKS = PT / wide<T>::n;
+    constexpr int LANES = CHUNKS < 32 ? CHUNKS : 32, ROWS = 32 / LANES; /* of a row; at a time */
+    const int row = lane_id() / LANES, first = lane_id() % LANES * wide<T>::n;
+    const T *key = head.keys + (j0 + row) * head.ld_k;
+    const T *value = head.values + (j0 + row) * head.ld_v;
+    to += row * LD;
+#pragma unroll
+    for (int i = 0; i < TILE; i += ROWS) {
+#pragma unroll
+        for (int p = first; p < first + PT; p += LANES * wide<T>::n) {
+            copy16_async(to + i * LD + p, key + p, p < P);
+            copy16_async(to + (TILE + i) * LD + p, value + p, p < P);
+        }
+        key += ROWS * head.ld_k;
+        value += ROWS * head.ld_v;
+    }
+}
+
+/* A warp copies the tile of positions j0, j0+1 ... before end. The new token's is not in the cache
+ * yet; has_new: it may be read. Its tile alone, the last, is not whole and takes the loop, which is
+ * not unrolled: so much code would be fetched, and passed over, at every tile. */
 template <class T, int PT>
 __device__ __forceinline__ void copy_tile(T *to, const head_at<T> &head, int j0, int end, int pos,
                                           int P, bool is_wide, bool has_new)
 {
     constexpr int LD = layout<T, PT>::LD, CHUNKS = PT / wide<T>::n;
-#pragma unroll
+    if (is_wide && j0 + TILE <= pos) {
+        copy_whole_tile<T, PT>(to, head, j0, P);
+        return;
+    }
+#pragma unroll 1
     for (int i = lane_id(); i < TILE * CHUNKS; i += 32) {
         const int row = i / CHUNKS, chunk = i % CHUNKS, j = j0 + row;
         const bool is_new = j == pos;
