@@ -17,8 +17,9 @@
 
 namespace
 {
-/* A row has FEWEST to MOST_BLOCKS blocks, one for SHARE positions of the cache. */
-enum { FEWEST = 9, MOST_BLOCKS = 64, SHARE = 512 };
+/* A row has FEWEST blocks, which attn_rows.cu can take as well, where that makes shares of UNSPLIT
+ * positions at most; else one for SHARE positions of the cache, but no more than MOST_BLOCKS. */
+enum { FEWEST = 9, UNSPLIT = 512, MOST_BLOCKS = 144, SHARE = 256 };
 
 /* Warps that join the parts of n blocks. */
 __host__ __device__ constexpr int join_warps(int n)
@@ -146,7 +147,7 @@ __global__ void __launch_bounds__(32 * join_warps(MOST_BLOCKS)) k_attn_join(attn
 int blocks_of(int S)
 {
     const int n = (S + SHARE - 1) / SHARE;
-    return n < FEWEST ? FEWEST : n < MOST_BLOCKS ? n : MOST_BLOCKS;
+    return S <= FEWEST * UNSPLIT ? FEWEST : n < MOST_BLOCKS ? n : MOST_BLOCKS;
 }
 
 size_t parts_bytes(int R, int H, int n_blocks, int P)
