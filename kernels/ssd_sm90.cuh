@@ -38,6 +38,10 @@ struct alignas(16) steps {
     int n_edges; /* of documents, in the chunk */
 };
 
+/* The steps of a head come four chunks at once, one a warp, while the chunk before them is in use:
+ * then no warp makes the others wait chunk by chunk. Chunk i of a walk has place i % STEPS. */
+enum { BATCH = 4, STEPS = BATCH + 1 };
+
 /* A lane's two tokens of its warp's head. Read early, used late. */
 template <class T> struct tokens {
     T dt[2];

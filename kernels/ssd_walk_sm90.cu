@@ -12,7 +12,7 @@ template <class T> struct walk_smem {
         wg_tile<T, Q, N> b;
         wg_tile<T, Q, P> x[HEADS];
     } stage[STAGES];
-    steps step[HEADS][2]; /* of the chunk and of the next */
+    steps step[HEADS][STEPS];
 };
 static_assert(BLOCKS * (sizeof(walk_smem<bf16>) + 1024) <= 228 * 1024, "an SM's shared memory");
 
@@ -47,15 +47,14 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     state s;
     ssd_load_state<shape>(s, out.states && out.ends ? out.ends + n_span * (P * N) : nullptr, P, N,
                           at.n_heads);
-    tokens<T> next = read_tokens(in, at, group, token_of(warp == 0 ? 4 : warp));
-    if (warp == 0)
-        scan(&w.step[group][0], read_tokens(in, at, group, token_of(0)), in, at, group, token_of(0),
-             (float *)nullptr);
+    scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), in, at, group,
+         token_of(warp), (float *)nullptr);
+    tokens<T> next = read_tokens(in, at, group, token_of(BATCH + warp));
     float decay = 1;
 #pragma unroll 1
     for (int i = 0; i < n; i++) {
         const auto &now = w.stage[i % STAGES];
-        const steps *const step = &w.step[group][i % 2];
+        const steps *const step = &w.step[group][i % STEPS];
         const int t0 = token_of(i);
         copy_wait<STAGES - 2>();
         wg_publish();
@@ -71,10 +70,10 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
         frag_a<T> a[Q / 16];
         begin_advance(a, s, now.x[group], now.b, IS_REVERSE ? step->into : step->tail,
                       step->through);
-        if (warp == (i + 1) % 4) { /* warps take turns: chunk i + 1 now, i + 5 is read */
-            scan(&w.step[group][(i + 1) % 2], next, in, at, group, token_of(i + 1),
-                 (float *)nullptr);
-            next = read_tokens(in, at, group, token_of(i + 5));
+        if (i % BATCH == BATCH - 1) {
+            const int own = i + 1 + not_before(warp);
+            scan(&w.step[group][own % STEPS], next, in, at, group, token_of(own), (float *)nullptr);
+            next = read_tokens(in, at, group, token_of(own + BATCH));
         }
         wg_wait<0>();
         wg_pin(a);

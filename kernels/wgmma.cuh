@@ -302,7 +302,7 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile, int r0,
                                           int c0)
 {
-    const int lane = lane_id();
+    const int lane = not_before(lane_id());
     ldmatrix_x4(a.r, tile.at(r0 + lane % 16, c0 + lane / 16 * 8));
 }
 template <class T, int ROWS, int COLS>
