@@ -5,8 +5,8 @@
 # such. Rows depth-DEPTH-ROWS-PATTERN, decoding of the hybrid and of its transformer twin, are run
 # where asked for, take some 3 minutes, and make a table of their own. ops prints a line for each op
 # of a row instead: what the roofline of the same run predicts for a call, and what it took.
-# PEERS.csv (id,rate,bytes) is what another program reached in the same hour on the same GPU;
-# gpu.sh cannot know which, so the file says it in a line of comment. One in ops.csv goes beside
+# PEERS.csv (id,rate,bytes) is what another program reached, best in the same hour on the same GPU;
+# gpu.sh cannot know which nor when, so the file says it in a line of comment. One in ops.csv goes beside
 # its table.
 #
 #   gpu.sh run [ID...]                       > gpu.csv     on the machine with the GPU; hm-bench in PATH
@@ -103,7 +103,7 @@ report_rates() {
             split(rest_of($0), f, ",")
             if (!n++) {
                 printf "# How fast hm is\n\n%s, driver %s, %s.\n", f[4], f[5], f[3]
-                printf "hm: `tests/bench/gpu.sh run`; the peer, on the same GPU in the same hour: %s.\n\n", peer
+                printf "hm: `tests/bench/gpu.sh run`; the peer, %s.\n\n", peer
                 print "| | hm, tokens/s | peer, tokens/s | ratio | hm, memory | peer, memory |\n|---|---|---|---|---|---|"
             }
             printf "| %s | %s | %s | %s | %s | %s |\n", name_of($0), count(f[1]), $1 in rate ? count(rate[$1]) : "",
