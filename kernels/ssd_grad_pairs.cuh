@@ -168,6 +168,18 @@ __device__ __forceinline__ void leave_diagonal(grad_wg_smem<T> &w, const frag_c 
             w.token[at.strip * 16 + at.g + 8 * i].z = dot[i];
 }
 
+/* dxs = D B, unscaled, of 64 s from s0 on: begins. */
+template <class T>
+__device__ __forceinline__ void begin_behind(frag_c (&dxs)[P / 8], const wg_tile<T, QT, N> &b,
+                                             const wg_tile<T, P, N> &d, int s0)
+{
+    wg_begin();
+#pragma unroll
+    for (int n = 0; n < N; n += 16)
+        wg_mma(dxs, wg_along(b, s0, n), wg_along(d, 0, n), n == 0);
+    wg_commit();
+}
+
 /* dxs *= to_end; by token, x . dxs. */
 template <class T>
 __device__ __forceinline__ void scale_behind(frag_c (&dxs)[P / 8], float (&behind)[2],

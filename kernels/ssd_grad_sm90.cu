@@ -104,6 +104,28 @@ __device__ __forceinline__ void go_through_t(grad_wg_smem<T> &w, const grad_args
     write_sum(o.dc, dc[1], o, at, HALF);
 }
 
+/* Behind the last head: the pairs' part of dB, and what follows from the pulls. */
+template <class T>
+__device__ __forceinline__ void finish_s(grad_wg_smem<T> &w, const grad_args<T> &o,
+                                         const chunk_at &at, float4 *sums, frag_c (&db)[N / 8],
+                                         bool is_late)
+{
+    const int s0 = is_late ? HALF : 0, warp = (is_late ? 4 : 0) + warp_id();
+    round_dcb(w, warp);
+    if (is_late)
+        keep_pulls(sums + (at.heads - 1) * QT, w, (at.heads - 1) % 2, at.n);
+    wg_begin();
+    for (int t = s0; t < QT; t += 16)
+        wg_mma(db, wg_along(w.sum, s0, t), wg_down(w.c, t, 0));
+    wg_commit();
+    wg_wait<0>();
+    wg_pin(db);
+    write_sum(o.db, db, o, at, s0);
+    wg_sync<2>(OF_S); /* sums are there */
+    for (int h = warp; h < at.heads; h += 8)
+        finish<shape_of<T>>(&w, o, sums + h * QT, 1, at.first + h, at.chunk, at.row0, at.n);
+}
+
 /* Warpgroup 0 or 1 (is_late): its tokens as s. is_late: the others' t lie behind none of them. */
 template <class T>
 __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args<T> &o,
@@ -161,11 +183,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         wg_wait<0>();
         wg_pin(a);
         wg_pin(db);
-        wg_begin();
-#pragma unroll
-        for (int n = 0; n < N; n += 16)
-            wg_mma(dxs, wg_along(w.b, s0, n), wg_along(d, 0, n), n == 0);
-        wg_commit();
+        begin_behind(dxs, w.b, d, s0);
         wg_wait<0>();
         wg_pin(dxs);
         float behind[2];
@@ -189,19 +207,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         finish_x(mat<T>{o.dx.p + (int64_t)at.row0 * o.dx.ld + (at.first + i) * P, o.dx.ld}, dxs, dy,
                  rows.delta, skip, row, at.n);
     }
-    round_dcb(w, (is_late ? 4 : 0) + warp);
-    if (is_late)
-        keep_pulls(sums + (at.heads - 1) * QT, w, (at.heads - 1) % 2, at.n);
-    wg_begin();
-    for (int t = s0; t < QT; t += 16)
-        wg_mma(db, wg_along(w.sum, s0, t), wg_down(w.c, t, 0));
-    wg_commit();
-    wg_wait<0>();
-    wg_pin(db);
-    write_sum(o.db, db, o, at, s0);
-    wg_sync<2>(OF_S); /* sums are there */
-    for (int h = (is_late ? 4 : 0) + warp; h < at.heads; h += 8)
-        finish<shape_of<T>>(&w, o, sums + h * QT, 1, at.first + h, at.chunk, at.row0, at.n);
+    finish_s(w, o, at, sums, db, is_late);
 }
 
 /* Chunk blockIdx.x of all sequences, group blockIdx.y. Block: 384 threads, one an SM; shared memory
