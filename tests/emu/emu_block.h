@@ -14,7 +14,8 @@ namespace emu
 {
 static constexpr int max_threads = 1024; /* of a block */
 static constexpr unsigned max_copies = 128;
-static constexpr int n_barriers = 16; /* of a block; __syncthreads is number 0 */
+static constexpr int max_products = 64; /* of a thread, not done yet */
+static constexpr int n_barriers = 16;   /* of a block; __syncthreads is number 0 */
 
 enum thread_state : uint8_t { FRESH, READY, IN_WARP, IN_BARRIER, DONE };
 
@@ -37,8 +38,9 @@ struct thread : who {
     /* asynchronous copies: a ring, and how many groups were ended */
     async_copy copy[max_copies];
     unsigned copy_group[max_copies], copy_head, copy_tail, n_groups;
-    /* products of a warpgroup: those not done yet, the oldest first; how many groups were ended */
-    std::vector<wgmma_job> products;
+    /* products of a warpgroup: those not done yet, from head to tail; how many groups were ended */
+    wgmma_job product[max_products];
+    unsigned product_head, product_tail;
     unsigned n_product_groups;
 };
 

@@ -299,7 +299,7 @@ static void thread_exit(thread *t)
     block *b = t->home;
     warp *w = t->in;
     now.idle_rounds = 0;
-    if (!t->products.empty())
+    if (t->product_head != t->product_tail)
         fail("the thread ends with products that it did not wait for");
     t->state = DONE;
     if (!is_tsan)
@@ -362,8 +362,7 @@ void begin_threads(block *b, [[maybe_unused]] int set)
         t->at = nullptr;
         t->state = FRESH;
         t->copy_head = t->copy_tail = t->n_groups = 0;
-        t->products.clear();
-        t->n_product_groups = 0;
+        t->product_head = t->product_tail = t->n_product_groups = 0;
         if (is_tsan) { /* made here: one made by another fiber would be ordered after it */
             if (!b->fibers[set][i])
                 b->fibers[set][i] = fiber_new(thread_main);

@@ -214,8 +214,11 @@ bool async_pop(int keep, async_copy *c)
 /* --- products of a warpgroup --- */
 void wgmma_push(wgmma_job job)
 {
-    job.group = me()->n_product_groups;
-    me()->products.push_back(job);
+    thread *t = me();
+    if (t->product_tail - t->product_head == max_products)
+        fail("more than %d products are not waited for", max_products);
+    job.group = t->n_product_groups;
+    t->product[t->product_tail++ % max_products] = job;
 }
 
 void wgmma_commit()
@@ -226,10 +229,11 @@ void wgmma_commit()
 bool wgmma_pop(int keep, wgmma_job *job)
 {
     thread *t = me();
-    if (t->products.empty() || (int)(t->n_product_groups - t->products.front().group) <= keep)
+    const wgmma_job &first = t->product[t->product_head % max_products];
+    if (t->product_head == t->product_tail || (int)(t->n_product_groups - first.group) <= keep)
         return false;
-    *job = t->products.front();
-    t->products.erase(t->products.begin());
+    *job = first;
+    t->product_head++;
     return true;
 }
 } // namespace emu
