@@ -20,9 +20,7 @@ template <class T>
 __device__ __forceinline__ void begin_abt(frag_c (&d)[STEP / 8], const wg_tile<T, ROWS, W> &a,
                                           int group, const wg_tile<T, STEP, W> &b)
 {
-#pragma unroll
-    for (int k = 0; k < W; k += 16)
-        wg_mma(d, wg_along(a, group * 64, k), wg_along(b, 0, k), k == 0);
+    wg_abt(d, a, group * 64, b, 0);
     wg_commit();
 }
 /* sum += p b, p what a product gave; the same. */
@@ -30,9 +28,7 @@ template <class T>
 __device__ __forceinline__ void begin_pb(frag_c (&sum)[W / 8], const frag_a<T> (&p)[STEP / 16],
                                          const wg_tile<T, STEP, W> &b)
 {
-#pragma unroll
-    for (int k = 0; k < STEP / 16; k++)
-        wg_mma(sum, p[k], wg_down(b, k * 16, 0));
+    wg_pb(sum, p, b, 0);
     wg_commit();
 }
 template <class T>

@@ -184,11 +184,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) k_ssd_fwd_wg(ssd_fwd_out<T> o
 #pragma unroll
         for (int u = 0; u < Q; u += PART) {
             frag_c cb[PART / 8];
-            wg_begin();
-#pragma unroll
-            for (int n = 0; n < N; n += 16)
-                wg_mma(cb, wg_along(w.c, 0, n), wg_along(now.b, u, n), n == 0);
-            wg_commit();
+            begin_abt(cb, w.c, 0, now.b, u);
             wg_wait<0>();
             wg_pin(cb);
             make_m(w.m[group], cb, step, skip, row, u);

@@ -91,14 +91,19 @@ __device__ __forceinline__ float sum_of_4(float v) /* over the lanes that share 
     v += __shfl_xor_sync(0xffffffffu, v, 1);
     return v + __shfl_xor_sync(0xffffffffu, v, 2);
 }
+/* Of two values of each lane, one each: lanes without the bit get the sum of low over them and
+ * their partners with it, those get that of high. */
+__device__ __forceinline__ float sum_halves(float low, float high, int bit)
+{
+    const bool is_high = lane_id() & bit;
+    return (is_high ? high : low) + __shfl_xor_sync(0xffffffffu, is_high ? low : high, bit);
+}
 /* v[2j+e] of column (j,e) of a lane's quad, summed over the lanes that share a column; the sum is
  * that of j = lane / 16, e = lane / 8 % 2. */
 __device__ __forceinline__ float sum_columns(const float (&v)[4])
 {
-    const bool hi = lane_id() & 16, mid = lane_id() & 8;
-    const float a = (hi ? v[2] : v[0]) + __shfl_xor_sync(0xffffffffu, hi ? v[0] : v[2], 16);
-    const float b = (hi ? v[3] : v[1]) + __shfl_xor_sync(0xffffffffu, hi ? v[1] : v[3], 16);
-    const float c = (mid ? b : a) + __shfl_xor_sync(0xffffffffu, mid ? a : b, 8);
+    const float a = sum_halves(v[0], v[2], 16), b = sum_halves(v[1], v[3], 16);
+    const float c = sum_halves(a, b, 8);
     return c + __shfl_xor_sync(0xffffffffu, c, 4);
 }
 

@@ -15,11 +15,7 @@ template <class T> __device__ __forceinline__ void pair_cb(grad_wg_smem<T> &w, i
 #pragma unroll 1
     for (int t0 = s0; t0 < QT; t0 += HALF) {
         frag_c cb[HALF / 8];
-        wg_begin();
-#pragma unroll
-        for (int n = 0; n < N; n += 16)
-            wg_mma(cb, wg_along(w.b, s0, n), wg_along(w.c, t0, n), n == 0);
-        wg_commit();
+        begin_abt(cb, w.b, s0, w.c, t0);
         wg_wait<0>();
         wg_pin(cb);
 #pragma unroll
@@ -33,39 +29,23 @@ template <class T> __device__ __forceinline__ void pair_cb(grad_wg_smem<T> &w, i
     }
 }
 
-/* gram = x_s . dy_t of 64 s by 64 t: begins. */
-template <class T>
-__device__ __forceinline__ void begin_gram(frag_c (&gram)[HALF / 8], const wg_tile<T, QT, P> &x,
-                                           const wg_tile<T, QT, P> &dy, int s0, int t0)
-{
-    wg_begin();
-#pragma unroll
-    for (int p = 0; p < P; p += 16)
-        wg_mma(gram, wg_along(x, s0, p), wg_along(dy, t0, p), p == 0);
-    wg_commit();
-}
-
 /* Sums of columns of 4 tiles over the lanes that share them, into slots: of tile (lane / 4 % 2) of
  * each two, the column that sum_columns leaves in the lane. */
 __device__ __forceinline__ void leave_columns(float *slot, float (&v)[4][4])
 {
     const int lane = lane_id(), column = lane / 16 * 8 + lane % 4 * 2 + lane / 8 % 2;
-    const auto halve = [](float low, float high, int bit) {
-        const bool is_high = lane_id() & bit;
-        return (is_high ? high : low) + __shfl_xor_sync(0xffffffffu, is_high ? low : high, bit);
-    };
     float a[4][2], b[4];
 #pragma unroll
     for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int i = 0; i < 2; i++)
-            a[k][i] = halve(v[k][i], v[k][2 + i], 16);
+            a[k][i] = sum_halves(v[k][i], v[k][2 + i], 16);
 #pragma unroll
     for (int k = 0; k < 4; k++)
-        b[k] = halve(a[k][0], a[k][1], 8);
+        b[k] = sum_halves(a[k][0], a[k][1], 8);
 #pragma unroll
     for (int k = 0; k < 4; k += 2) {
-        const float sum = halve(b[k], b[k + 1], 4);
+        const float sum = sum_halves(b[k], b[k + 1], 4);
         slot[(k + lane / 4 % 2) * 16 + column] = sum;
     }
 }
@@ -168,18 +148,6 @@ __device__ __forceinline__ void leave_diagonal(grad_wg_smem<T> &w, const frag_c 
             w.token[at.strip * 16 + at.g + 8 * i].z = dot[i];
 }
 
-/* dxs = D B, unscaled, of 64 s from s0 on: begins. */
-template <class T>
-__device__ __forceinline__ void begin_behind(frag_c (&dxs)[P / 8], const wg_tile<T, QT, N> &b,
-                                             const wg_tile<T, P, N> &d, int s0)
-{
-    wg_begin();
-#pragma unroll
-    for (int n = 0; n < N; n += 16)
-        wg_mma(dxs, wg_along(b, s0, n), wg_along(d, 0, n), n == 0);
-    wg_commit();
-}
-
 /* dxs *= to_end; by token, x . dxs. */
 template <class T>
 __device__ __forceinline__ void scale_behind(frag_c (&dxs)[P / 8], float (&behind)[2],
@@ -204,16 +172,6 @@ __device__ __forceinline__ void scale_behind(frag_c (&dxs)[P / 8], float (&behin
             }
         }
     }
-}
-
-/* dxs += m dy of the 64 t from t0 on, between wg_begin and wg_commit. */
-template <class T>
-__device__ __forceinline__ void add_within(frag_c (&dxs)[P / 8], const frag_a<T> (&m)[HALF / 16],
-                                           const wg_tile<T, QT, P> &dy, int t0)
-{
-#pragma unroll
-    for (int k = 0; k < HALF / 16; k++)
-        wg_mma(dxs, m[k], wg_down(dy, t0 + k * 16, 0));
 }
 
 /* dx = delta dxs + skip dy of the warp's 16 tokens from row on. */

@@ -24,11 +24,7 @@ __device__ __forceinline__ void grad_c(frag_c (&dc)[N / 8], frag_a<T> (&a)[2], f
                                        int t0, int p)
 {
     frag_c y[4];
-    wg_begin();
-#pragma unroll
-    for (int n = 0; n < N; n += 16)
-        wg_mma(y, wg_along(w.c, t0, n), wg_along(s, p, n), n == 0);
-    wg_commit();
+    begin_abt(y, w.c, t0, s, p);
     wg_wait<0>();
     wg_pin(y);
     wg_pin(a);
@@ -46,11 +42,7 @@ __device__ __forceinline__ void grad_c(frag_c (&dc)[N / 8], frag_a<T> (&a)[2], f
         }
     }
     wg_pin(a);
-    wg_begin();
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        wg_mma(dc, a[k], wg_down(s, p + k * 16, 0));
-    wg_commit();
+    begin_pb(dc, a, s, p);
 }
 
 /* The third warpgroup: all tokens as t. */
@@ -149,7 +141,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         frag_a<T> a[P / 16], m[HALF / 16], later[HALF / 16];
         pair_rows rows = {
             {head->cum[g], head->cum[g + 8]}, {head->delta[g], head->delta[g + 8]}, {0, 0}};
-        begin_gram(gram, x, dy, s0, s0);
+        begin_abt(gram, x, s0, dy, s0); /* x_s . dy_t */
         if (is_late) {
             fetch_state(d, o.D, o.H, at, i); /* where the S before was */
             if (i > 0)
@@ -166,7 +158,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
             copied();
         wg_sync<2>(OF_S); /* D is there */
         if (!is_late) {
-            begin_gram(gram, x, dy, 0, HALF);
+            begin_abt(gram, x, 0, dy, HALF);
             wg_wait<0>();
             wg_pin(gram);
             make_m<true>(later, rows, gram, w, head, own, HALF, w.slot[warp] + HALF);
@@ -174,7 +166,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         const float to_end[2] = {head->to_end[g] * rows.delta[0],
                                  head->to_end[g + 8] * rows.delta[1]};
         scaled_operand(a, x, to_end, row);
-        begin_sum(db, a, d);
+        begin_pb(db, a, d, 0);
         if (is_late) {
             const float through = warp_sum(dot_states(d, w.state[now]));
             if (lane_id() == 0)
@@ -183,7 +175,7 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         wg_wait<0>();
         wg_pin(a);
         wg_pin(db);
-        begin_behind(dxs, w.b, d, s0);
+        begin_abt(dxs, w.b, s0, d, 0); /* D B, unscaled */
         wg_wait<0>();
         wg_pin(dxs);
         float behind[2];
@@ -191,9 +183,9 @@ __device__ __forceinline__ void go_through_s(grad_wg_smem<T> &w, const grad_args
         wg_pin(m);
         wg_pin(dxs);
         wg_begin();
-        add_within(dxs, m, dy, s0);
+        wg_pb(dxs, m, dy, s0);
         if (!is_late)
-            add_within(dxs, later, dy, HALF);
+            wg_pb(dxs, later, dy, HALF);
         wg_commit();
         wg_sync<2>(OF_S); /* D is free */
         if (is_late)
@@ -259,7 +251,7 @@ template <class T> __global__ void __launch_bounds__(THREADS, 1) k_ssd_grad_wg(g
 
 template <class T> bool ssd_grad_sm90(struct dev *dev, const grad_args<T> &o, int B)
 {
-    if (cuda_of(dev)->arch != 90 || o.P != P || o.N != N || !o.is_wide)
+    if (!ssd_has_sm90(dev, o.P, o.N) || !o.is_wide)
         return false;
     launch(dev, "ssd_bwd", k_ssd_grad_wg<T>, dim3((unsigned)(B * o.Z), (unsigned)o.G), THREADS,
            sizeof(grad_wg_smem<T>), o);

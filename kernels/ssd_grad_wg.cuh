@@ -8,6 +8,8 @@
 
 namespace ssd_grad_wg
 {
+using ssd_sm90::begin_abt;
+using ssd_sm90::begin_pb;
 using ssd_sm90::group_id;
 using ssd_sm90::N;
 using ssd_sm90::P;
@@ -132,18 +134,6 @@ scaled_operand(frag_a<T> (&a)[P / 16], const wg_tile<T, QT, P> &tile, const floa
         a[k] = scaled_rows<T>(raw, w);
     }
     wg_pin(a);
-}
-
-/* sum (64 x N) += a tile: begins. */
-template <class T>
-__device__ __forceinline__ void begin_sum(frag_c (&sum)[N / 8], const frag_a<T> (&a)[P / 16],
-                                          const wg_tile<T, P, N> &tile)
-{
-    wg_begin();
-#pragma unroll
-    for (int k = 0; k < P / 16; k++)
-        wg_mma(sum, a[k], wg_down(tile, k * 16, 0));
-    wg_commit();
 }
 
 /* A thread's part of D . S, which lie alike. */

@@ -38,10 +38,6 @@ struct alignas(16) steps {
     int n_edges; /* of documents, in the chunk */
 };
 
-/* The steps of a head come four chunks at once, one a warp, while the chunk before them is in use:
- * then no warp makes the others wait chunk by chunk. Chunk i of a walk has place i % STEPS. */
-enum { BATCH = 4, STEPS = BATCH + 1 };
-
 /* A lane's two tokens of its warp's head. Read early, used late. */
 template <class T> struct tokens {
     T dt[2];
@@ -146,6 +142,24 @@ __device__ __forceinline__ void fetch_x(wg_tile<T, Q, P> &to, mat<const T> x, co
                  not_before((int)threadIdx.x) % 128);
 }
 
+/* wg_abt and wg_pb alone: begin. */
+template <int N8, class T, int A_ROWS, int B_ROWS, int COLS>
+__device__ __forceinline__ void begin_abt(frag_c (&d)[N8], const wg_tile<T, A_ROWS, COLS> &a,
+                                          int a0, const wg_tile<T, B_ROWS, COLS> &b, int b0)
+{
+    wg_begin();
+    wg_abt(d, a, a0, b, b0);
+    wg_commit();
+}
+template <int N8, int K, class T, int ROWS, int COLS>
+__device__ __forceinline__ void begin_pb(frag_c (&d)[N8], const frag_a<T> (&p)[K],
+                                         const wg_tile<T, ROWS, COLS> &b, int b0)
+{
+    wg_begin();
+    wg_pb(d, p, b, b0);
+    wg_commit();
+}
+
 /* S <- through S + (w x)^T B: begins, and does not wait; a is its operand in registers, to be
  * pinned behind the wait. */
 template <class T>
@@ -166,22 +180,23 @@ __device__ __forceinline__ void begin_advance(frag_a<T> (&a)[Q / 16], state &s,
             s.r[0][j].r[i] *= through;
     wg_pin(a);
     wg_pin(s.r[0]);
-    wg_begin();
-#pragma unroll
-    for (int u = 0; u < Q / 16; u++)
-        wg_mma(s.r[0], a[u], wg_down(b, u * 16, 0));
-    wg_commit();
+    begin_pb(s.r[0], a, b, 0);
 }
 } // namespace ssd_sm90
 
-/* Whether the device and the view (y or states wide, too) are for these kernels; kept states, if
- * any, are those of chunks of 64 tokens or multiples. */
+/* Whether the device and the heads are for these kernels. */
+static inline bool ssd_has_sm90(const struct dev *dev, int P, int N)
+{
+    return cuda_of(dev)->arch == 90 && P == ssd_sm90::P && N == ssd_sm90::N;
+}
+/* The same of a view (y or states wide, too); kept states, if any, are those of chunks of 64 tokens
+ * or multiples. */
 template <class T>
 static inline bool ssd_has_sm90(const struct dev *dev, const ssd_view<T> &v, bool is_wide,
                                 int chunk)
 {
-    return sizeof(T) == 2 && cuda_of(dev)->arch == 90 && v.P == ssd_sm90::P && v.N == ssd_sm90::N &&
-           v.is_wide && is_wide && chunk % ssd_sm90::Q == 0;
+    return sizeof(T) == 2 && ssd_has_sm90(dev, v.P, v.N) && v.is_wide && is_wide &&
+           chunk % ssd_sm90::Q == 0;
 }
 
 /* What the forward takes besides its inputs. */

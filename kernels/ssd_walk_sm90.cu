@@ -5,7 +5,9 @@ namespace
 {
 using namespace ssd_sm90;
 
-enum { STAGES = 2 };
+/* The steps of a head come BATCH chunks at once, one a warp, while the chunk before them is in use:
+ * then no warp makes the others wait chunk by chunk. Chunk i of a walk has place i % STEPS. */
+enum { STAGES = 2, BATCH = 4, STEPS = BATCH + 1 };
 
 template <class T> struct walk_smem {
     struct {

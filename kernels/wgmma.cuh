@@ -276,6 +276,25 @@ __device__ __forceinline__ void wg_mma(frag_c (&d)[N8], const frag_a<T> &a,
 #endif
 }
 
+/* d = rows of a from a0 on times rows of b from b0 on, over all their columns. */
+template <int N8, class T, int A_ROWS, int B_ROWS, int COLS>
+__device__ __forceinline__ void wg_abt(frag_c (&d)[N8], const wg_tile<T, A_ROWS, COLS> &a, int a0,
+                                       const wg_tile<T, B_ROWS, COLS> &b, int b0)
+{
+#pragma unroll
+    for (int k = 0; k < COLS; k += 16)
+        wg_mma(d, wg_along(a, a0, k), wg_along(b, b0, k), k == 0);
+}
+/* d += p times the 16 K rows of b from b0 on. */
+template <int N8, int K, class T, int ROWS, int COLS>
+__device__ __forceinline__ void wg_pb(frag_c (&d)[N8], const frag_a<T> (&p)[K],
+                                      const wg_tile<T, ROWS, COLS> &b, int b0)
+{
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        wg_mma(d, p[k], wg_down(b, b0 + k * 16, 0));
+}
+
 /* --- between tiles, memory and fragments --- */
 
 /* Rows [0,ROWS) of `from`, of which n_rows are there (the others become 0), by THREADS threads,

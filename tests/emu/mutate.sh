@@ -186,7 +186,7 @@ mutant 'attention backward, Hopper: a document is not reset' attn attn_bwd_sm90.
 mutant 'attention backward, Hopper: a barrier is missing in dq' attn attn_bwd_sm90.cu '/ k_attn_dq_wg(/,/^}/{/for (int j0/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward, Hopper: a barrier is missing in dk and dv' attn attn_bwd_sm90.cu '/ k_attn_dkv_wg(/,/^}/{/for (const int h_end/,/^    }/s/__syncthreads();//}'
 mutant 'attention backward, Hopper: weights before their product is done' attn attn_bwd_sm90.cu '/ k_attn_dq_wg(/,/^}/s/wg_wait<1>/wg_wait<2>/'
-mutant 'attention backward, Hopper: both warpgroups take the first rows' attn attn_bwd_sm90.cu 's/wg_along(a, group \* 64, k)/wg_along(a, 0, k)/'
+mutant 'attention backward, Hopper: both warpgroups take the first rows' attn attn_bwd_sm90.cu 's/wg_abt(d, a, group \* 64/wg_abt(d, a, 0/'
 
 # --- decode ---
 mutant 'attn_step: a barrier is missing where warps join' attn attn_step.cu '/ k_attn_step(/,/^}/s/__syncthreads();//'
