@@ -13,11 +13,40 @@
 namespace emu
 {
 static constexpr int max_threads = 1024; /* of a block */
-static constexpr unsigned max_copies = 128;
-static constexpr int max_products = 64; /* of a thread, not done yet */
-static constexpr int n_barriers = 16;   /* of a block; __syncthreads is number 0 */
+static constexpr int n_barriers = 16;    /* of a block; __syncthreads is number 0 */
 
 enum thread_state : uint8_t { FRESH, READY, IN_WARP, IN_BARRIER, DONE };
+
+/* What a thread has under way, the oldest first, in groups that it ends: a ring, whose memory is
+ * not given back, since the race detector would take that for a race. */
+template <class T, unsigned MOST> struct pending {
+    T item[MOST];
+    unsigned group[MOST], head, tail, n_groups;
+
+    void clear()
+    {
+        head = tail = n_groups = 0;
+    }
+    bool is_empty() const
+    {
+        return head == tail;
+    }
+    void push(const T &one, const char *what)
+    {
+        if (tail - head == MOST)
+            fail("more than %u %s of one thread under way", MOST, what);
+        item[tail % MOST] = one;
+        group[tail++ % MOST] = n_groups;
+    }
+    /* One that must be done when `keep` groups may remain. */
+    bool pop(int keep, T *one)
+    {
+        if (is_empty() || (int)(n_groups - group[head % MOST]) <= keep)
+            return false;
+        *one = item[head++ % MOST];
+        return true;
+    }
+};
 
 struct block;
 struct thread : who {
@@ -35,13 +64,8 @@ struct thread : who {
     vote kind;
     int barrier; /* which */
     char *sync;  /* what orders the threads that meet here, for the race detector */
-    /* asynchronous copies: a ring, and how many groups were ended */
-    async_copy copy[max_copies];
-    unsigned copy_group[max_copies], copy_head, copy_tail, n_groups;
-    /* products of a warpgroup: those not done yet, from head to tail; how many groups were ended */
-    wgmma_job product[max_products];
-    unsigned product_head, product_tail;
-    unsigned n_product_groups;
+    pending<async_copy, 128> copies;
+    pending<wgmma_job, 64> products; /* of a warpgroup */
 };
 
 struct warp {

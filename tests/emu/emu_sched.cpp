@@ -299,7 +299,7 @@ static void thread_exit(thread *t)
     block *b = t->home;
     warp *w = t->in;
     now.idle_rounds = 0;
-    if (t->product_head != t->product_tail)
+    if (!t->products.is_empty())
         fail("the thread ends with products that it did not wait for");
     t->state = DONE;
     if (!is_tsan)
@@ -361,8 +361,8 @@ void begin_threads(block *b, [[maybe_unused]] int set)
         t->in = &b->warps[i / 32];
         t->at = nullptr;
         t->state = FRESH;
-        t->copy_head = t->copy_tail = t->n_groups = 0;
-        t->product_head = t->product_tail = t->n_product_groups = 0;
+        t->copies.clear();
+        t->products.clear();
         if (is_tsan) { /* made here: one made by another fiber would be ordered after it */
             if (!b->fibers[set][i])
                 b->fibers[set][i] = fiber_new(thread_main);

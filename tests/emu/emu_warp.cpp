@@ -188,52 +188,32 @@ static thread *me()
 
 void async_push(const async_copy &c)
 {
-    thread *t = me();
-    if (t->copy_tail - t->copy_head == max_copies)
-        fail("more than %u asynchronous copies of one thread under way", max_copies);
-    t->copy[t->copy_tail % max_copies] = c;
-    t->copy_group[t->copy_tail++ % max_copies] = t->n_groups;
+    me()->copies.push(c, "asynchronous copies");
 }
 
 void async_commit()
 {
-    me()->n_groups++;
+    me()->copies.n_groups++;
 }
 
 bool async_pop(int keep, async_copy *c)
 {
-    thread *t = me();
-    const unsigned at = t->copy_head % max_copies;
-    if (t->copy_head == t->copy_tail || (int)(t->n_groups - t->copy_group[at]) <= keep)
-        return false;
-    *c = t->copy[at];
-    t->copy_head++;
-    return true;
+    return me()->copies.pop(keep, c);
 }
 
 /* --- products of a warpgroup --- */
-void wgmma_push(wgmma_job job)
+void wgmma_push(const wgmma_job &job)
 {
-    thread *t = me();
-    if (t->product_tail - t->product_head == max_products)
-        fail("more than %d products are not waited for", max_products);
-    job.group = t->n_product_groups;
-    t->product[t->product_tail++ % max_products] = job;
+    me()->products.push(job, "products");
 }
 
 void wgmma_commit()
 {
-    me()->n_product_groups++;
+    me()->products.n_groups++;
 }
 
 bool wgmma_pop(int keep, wgmma_job *job)
 {
-    thread *t = me();
-    const wgmma_job &first = t->product[t->product_head % max_products];
-    if (t->product_head == t->product_tail || (int)(t->n_product_groups - first.group) <= keep)
-        return false;
-    *job = first;
-    t->product_head++;
-    return true;
+    return me()->products.pop(keep, job);
 }
 } // namespace emu

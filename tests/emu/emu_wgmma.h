@@ -32,9 +32,8 @@ struct wgmma_job {
     bool is_first; /* c is not read */
     uint32_t a[4]; /* where a_at.tile is NULL */
     wgmma_view a_at, b_at;
-    unsigned group; /* which commit ends it */
 };
-void wgmma_push(wgmma_job job);
+void wgmma_push(const wgmma_job &job);
 void wgmma_commit();
 bool wgmma_pop(int keep, wgmma_job *job); /* one that must be done when `keep` groups may remain */
 
