@@ -1,7 +1,7 @@
 /* attn_bench: times attention, forward and backward, on a GPU, without the rest of the program.
  *
- *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o attn_bench tests/bench/attn_bench.cu \
- *        kernels/attn.cu kernels/attn_bwd.cu lib/dtype.c
+ *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Ilib -Ikernels -o attn_bench \
+ *        tests/bench/attn_bench.cu kernels/attn.cu kernels/attn_bwd*.cu lib/dtype.c
  *
  * bf16, q k v as slices of one tensor. A CSV line a shape on stdout; TFLOP/s count what a causal
  * row needs: 2 products forward, 5 backward, half of each. `docs`: documents a row. */

@@ -1,7 +1,7 @@
 /* ssd_bench: times the SSD scan, forward and backward, on a GPU, without the rest of the program.
  *
- *   nvcc -std=c++17 -O3 -arch=sm_90 -Ilib -Ikernels -o ssd_bench tests/bench/ssd_bench.cu \
- *        kernels/ssd_fwd.cu kernels/ssd_states.cu kernels/ssd_bwd.cu lib/dtype.c
+ *   nvcc -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -Ilib -Ikernels -o ssd_bench \
+ *        tests/bench/ssd_bench.cu kernels/ssd_*.cu lib/dtype.c
  *
  * Sizes are those of the `base` preset, bf16, x B C dt as columns of wider rows, as in the model. A
  * CSV line a shape and direction on stdout: time of a call, the bytes that inputs and outputs have,
