@@ -52,6 +52,17 @@ template <int KEEP> __device__ __forceinline__ void copy_wait()
     __pipeline_wait_prior(KEEP);
 }
 
+/* log2 x, off by 2^-22 at most where that is near 0, else by 2 units of the last place. */
+__device__ __forceinline__ float log2_fast(float x)
+{
+#ifdef CUDA_EMU
+    return log2f(x);
+#else
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
+}
 /* 2^x within 2 units of the last place; results below the normal numbers are 0. */
 __device__ __forceinline__ float exp2_fast(float x)
 {
@@ -77,7 +88,7 @@ __device__ __forceinline__ void forget_register(uint32_t &r)
 
 /* v, from which nothing is derived earlier than here: addresses made before a long loop may cost
  * more registers than there are. */
-__device__ __forceinline__ int not_before(int v)
+template <class I> __device__ __forceinline__ I not_before(I v)
 {
     uint32_t r = (uint32_t)v;
     forget_register(r);

@@ -239,9 +239,26 @@ template <class T> __device__ __forceinline__ float ssd_exp(float v, T)
 {
     return exp2_fast(v * 1.44269504f);
 }
+/* log(1 + e^v) = max(v, 0) + log1p(e^-|v|), the latter by the series of 2 artanh(e / (2 + e)),
+ * whose terms fall by 9 at least: within 1e-6 of it. */
 __device__ __forceinline__ float ssd_softplus(float v)
 {
-    return v > 20.0f ? v : log1pf(expf(v));
+    const float e = exp2_fast(-fabsf(v) * 1.44269504f), s = __fdividef(e, 2.0f + e), q = s * s;
+    float sum = 1.0f / 13;
+#pragma unroll
+    for (int k = 11; k > 0; k -= 2)
+        sum = sum * q + 1.0f / (float)k;
+    return fmaxf(v, 0.0f) + 2.0f * s * sum;
+}
+/* The sum of v over the lanes from `first` to this one, the last before it where sums begin. */
+__device__ __forceinline__ float ssd_sum_from(float v, int first)
+{
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        const float left = __shfl_up_sync(0xffffffffu, v, step);
+        v += lane_id() - step >= first ? left : 0.0f;
+    }
+    return v;
 }
 
 /* A lane's token of its warp's head, before the scan. Read early, used late. */
@@ -283,14 +300,9 @@ __device__ __forceinline__ void ssd_scan(ssd_steps<S> *steps, const ssd_token<T>
             delta_out[(int64_t)(at.row0 + t) * in.H + h] = delta;
     }
     const unsigned edges = __ballot_sync(0xffffffffu, k.is_first);
-    const int doc = __popc(edges & ((2u << lane) - 1)), doc_last = __popc(edges);
-#pragma unroll
-    for (int step = 1; step < S::Q; step *= 2) {
-        const float before = __shfl_up_sync(0xffffffffu, cum, step);
-        const int doc_before = __shfl_up_sync(0xffffffffu, doc, step);
-        if (lane >= step && doc_before == doc)
-            cum += before;
-    }
+    const unsigned upto = edges & ((2u << lane) - 1);
+    const int doc = __popc(upto), doc_last = __popc(edges);
+    cum = ssd_sum_from(cum, upto ? 31 - __clz((int)upto) : 0);
     /* that of the last token there is: sums further on, over zeros, are rounded otherwise */
     const float last = __shfl_sync(0xffffffffu, cum, max(min(S::Q, at.len - t0) - 1, 0));
     if (lane < S::Q) {
@@ -326,6 +338,17 @@ template <> __device__ __forceinline__ void scale_a_columns<float>(frag_a<float>
         a.r[i] *= mine[i / 4 * 8 + i % 2];
 }
 
+/* Writes a row's 16 elements, of which the four lanes that share it have two pairs each, 2t and 8 +
+ * 2t: they swap, and write 8 bytes each. `to` is at 16 bytes; a whole warp calls it. */
+template <class T>
+__device__ __forceinline__ void store_row16(T *to, uint32_t low, uint32_t high, bool is_there)
+{
+    const int t = lane_id() % 4;
+    const uint32_t got = __shfl_xor_sync(0xffffffffu, t % 2 ? low : high, 1);
+    if (is_there)
+        *reinterpret_cast<uint2 *>(to + (t % 2 ? 6 + 2 * t : 2 * t)) =
+            t % 2 ? uint2{got, high} : uint2{low, got};
+}
 /* Writes 16x16 elements (two neighbouring C) to rows at `to`, of which n_rows x n_cols are there.
  * is_wide: rows are aligned to 16 bytes; then a row's 16 elements leave in one access of the warp.
  * A whole warp calls it. */
@@ -335,17 +358,13 @@ __device__ __forceinline__ void store_c2(T *to, int64_t ld, const frag_c &left, 
 {
     const int g = lane_id() / 4, t = lane_id() % 4;
     if constexpr (sizeof(T) == 2) {
-        if (is_wide) { /* lanes swap pairs with their neighbours: 8 bytes each */
+        if (is_wide) {
             const frag_a<T> v = a_of_c<T>(left, right);
             const int c = t % 2 ? 6 + 2 * t : 2 * t;
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t low = v.r[half], high = v.r[2 + half];
-                const uint32_t got = __shfl_xor_sync(0xffffffffu, t % 2 ? low : high, 1);
-                if (g + half * 8 < n_rows && c < n_cols)
-                    *reinterpret_cast<uint2 *>(to + (g + half * 8) * (int)ld + c) =
-                        t % 2 ? uint2{got, high} : uint2{low, got};
-            }
+            for (int half = 0; half < 2; half++)
+                store_row16(to + (g + half * 8) * (int)ld, v.r[half], v.r[2 + half],
+                            g + half * 8 < n_rows && c < n_cols);
             return;
         }
     }

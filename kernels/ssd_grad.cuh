@@ -46,6 +46,16 @@ template <class T> struct grad_args {
 /* What a head's tokens are multiplied with; see head_tokens. */
 template <class S> struct alignas(16) head_tokens_of {
     float cum[S::QT], rise[S::QT], delta[S::QT], from_start[S::QT], to_end[S::QT];
+
+    __device__ __forceinline__ void set(int t, float step, float upto, float from_origin,
+                                        float before, float behind)
+    {
+        cum[t] = upto;
+        rise[t] = from_origin;
+        delta[t] = step;
+        from_start[t] = before;
+        to_end[t] = behind;
+    }
 };
 
 /* A fragment that is kept in shared memory. */
@@ -134,9 +144,9 @@ __device__ __forceinline__ void find_documents(W *w, const int32_t *seg, int t_f
 /* Step sizes of a head and decays, as powers of 2: cum_t = log2 of what is left at t of the state
  * before the chunk, rise from the first token of t's strip, to_end from t to the chunk's end; rise
  * is 0 where a document begins between. One warp. */
-template <class S, class W>
-__device__ __forceinline__ void head_tokens(head_tokens_of<S> *to, const W *w, const float *delta,
-                                            int H, float a, int n)
+template <class S, class To, class W>
+__device__ __forceinline__ void head_tokens(To *to, const W *w, const float *delta, int H, float a,
+                                            int n)
 {
     const int lane = lane_id();
     float d[S::PER], cum[S::PER], sum = 0;
@@ -165,11 +175,9 @@ __device__ __forceinline__ void head_tokens(head_tokens_of<S> *to, const W *w, c
         const int t = lane * S::PER + i;
         if (t >= S::QT)
             continue;
-        to->delta[t] = d[i];
-        to->cum[t] = cum[i];
-        to->rise[t] = w->start[t] <= t / 16 * 16 ? exp2_fast(cum[i] - origin) : 0.0f;
-        to->from_start[t] = t < w->n_live ? exp2_fast(cum[i]) : 0.0f;
-        to->to_end[t] = t >= w->n_cut ? exp2_fast(end - cum[i]) : 0.0f;
+        to->set(t, d[i], cum[i], w->start[t] <= t / 16 * 16 ? exp2_fast(cum[i] - origin) : 0.0f,
+                t < w->n_live ? exp2_fast(cum[i]) : 0.0f,
+                t >= w->n_cut ? exp2_fast(end - cum[i]) : 0.0f);
     }
 }
 

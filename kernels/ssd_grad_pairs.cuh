@@ -1,5 +1,6 @@
 /* ssd_grad_pairs: what a warpgroup of ssd_grad_sm90.cu does with its 64 tokens as s: their pairs
- * with the t behind them, and dx. A warp has a strip of 16. */
+ * with the t behind them, and dx. A warp has 16 of them, 8 front and 8 back ones, and their pairs
+ * in units of 8 s by 16 t. */
 #ifndef HM_SSD_GRAD_PAIRS_CUH
 #define HM_SSD_GRAD_PAIRS_CUH
 
@@ -7,155 +8,168 @@
 
 namespace ssd_grad_wg
 {
-/* B_s . C_t of the pairs of 64 s from s0 on, rounded to T, as fragments; no sums of dCB yet. A
- * warp's own alone. */
-template <class T> __device__ __forceinline__ void pair_cb(grad_wg_smem<T> &w, int s0)
+/* A thread's tokens as s, front and back, and its places of units; warp: of those of both
+ * warpgroups. */
+struct own_tokens {
+    unsigned warp;
+    int s[2];
+    uint2 *cb;
+    float4 *dcb;
+};
+/* What is the head's of them; later: sums over the t of pairs; dot: dy . x, has_diagonal. */
+struct own_rows {
+    float from[2], later[2], dot[2];
+};
+
+/* B_s . C_t of a warp's pairs, rounded to T; no sums of dCB yet. */
+template <class T>
+__device__ __forceinline__ void pair_cb(const grad_wg_smem<T> &w, const own_tokens &own)
 {
-    const int lane = lane_id(), strip = s0 / 16 + warp_id();
+    const unsigned group = own.warp / 4;
 #pragma unroll 1
-    for (int t0 = s0; t0 < QT; t0 += HALF) {
+    for (int t0 = 0; t0 < QT; t0 += HALF) {
         frag_c cb[HALF / 8];
-        begin_abt(cb, w.b, s0, w.c, t0);
+        begin_abt(cb, w.b, group * HALF, w.c, t0);
         wg_wait<0>();
         wg_pin(cb);
 #pragma unroll
         for (int k = 0; k < HALF / 16; k++) {
-            const int ts = t0 / 16 + k, tile = ts * (ts + 1) / 2 + strip;
-            if (ts < strip)
-                continue;
-            w.cb[tile * 32 + lane].a = a_of_c<T>(cb[2 * k], cb[2 * k + 1]);
-            w.dcb[tile * 64 + lane] = w.dcb[tile * 64 + 32 + lane] = float4{0, 0, 0, 0};
+            const frag_a<T> v = a_of_c<T>(cb[2 * k], cb[2 * k + 1]);
+            const int tile = t0 / 16 + k;
+            if (has_unit<0>(own.warp, tile))
+                own.cb[place_of_unit<0>(group, tile) * 32] = uint2{v.r[0], v.r[2]};
+            if (has_unit<1>(own.warp, tile))
+                own.cb[place_of_unit<1>(group, tile) * 32] = uint2{v.r[1], v.r[3]};
         }
     }
+#pragma unroll
+    for (int i = 0; i < UNITS; i++)
+        own.dcb[i * 32] = float4{0, 0, 0, 0};
 }
 
-/* Sums of columns of 4 tiles over the lanes that share them, into slots: of tile (lane / 4 % 2) of
- * each two, the column that sum_columns leaves in the lane. */
-__device__ __forceinline__ void leave_columns(float *slot, float (&v)[4][4])
+/* Sums of columns of 2 tiles over the lanes that share them, into slots. */
+__device__ __forceinline__ void leave_columns(float *slot, const float (&v)[2][4])
 {
     const int lane = lane_id(), column = lane / 16 * 8 + lane % 4 * 2 + lane / 8 % 2;
-    float a[4][2], b[4];
+    float b[2];
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            a[k][i] = sum_halves(v[k][i], v[k][2 + i], 16);
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        b[k] = sum_halves(a[k][0], a[k][1], 8);
-#pragma unroll
-    for (int k = 0; k < 4; k += 2) {
-        const float sum = sum_halves(b[k], b[k + 1], 4);
-        slot[(k + lane / 4 % 2) * 16 + column] = sum;
+    for (int k = 0; k < 2; k++) {
+        const float even = sum_halves(v[k][0], v[k][2], 16), odd = sum_halves(v[k][1], v[k][3], 16);
+        b[k] = sum_halves(even, odd, 8);
     }
+    slot[lane / 4 % 2 * 16 + column] = sum_halves(b[0], b[1], 4);
 }
 
-/* Half a tile of pairs, s by 8 t: a lane's 2 by 2. From gram = x_s . dy_t, cb = B_s . C_t and what
- * is left at t of s: m; `sum`, that of dCB over heads; columns of pulls on t. */
-__device__ __forceinline__ frag_c pair_terms(float4 &sum, float (&column)[2], pair_rows &rows,
-                                             const frag_c &gram, const frag_c &cb,
-                                             const float (&decay)[4])
+/* What is left at a lane's four t of its s, delta included. c (IS_FAR): what is left where the tile
+ * begins; else pairs whose t is before its s get nothing. */
+template <bool IS_FAR, class T>
+__device__ __forceinline__ void decay_of(float (&decay)[4], const grad_wg_smem<T> &w,
+                                         const head_steps *head, int s, float from, int t0)
 {
-    frag_c m;
-    float dcb[4];
-    column[0] = column[1] = 0;
+    const int q2 = lane_id() % 4 * 2;
+    float c = 0;
+    if (IS_FAR)
+        c = s >= w.start[t0] ? exp2_fast(head->cum[t0] - from) : 0.0f;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        m.r[i] = cb.r[i] * decay[i];
-        dcb[i] = gram.r[i] * (decay[i] * rows.delta[i / 2]);
-        const float pair = gram.r[i] * m.r[i];
-        rows.later[i / 2] += pair;
-        column[i % 2] += pair * rows.delta[i / 2];
-    }
-    sum = float4{sum.x + dcb[0], sum.y + dcb[1], sum.z + dcb[2], sum.w + dcb[3]};
-    return m;
-}
-
-/* m of a strip and the 64 t from t0 on. IS_LATER: they lie behind all 64 s; else they are the same,
- * and a pair whose t is before its s has no part in anything. */
-template <bool IS_LATER, class T>
-__device__ __forceinline__ void make_m(frag_a<T> (&m)[HALF / 16], pair_rows &rows,
-                                       const frag_c (&gram)[HALF / 8], grad_wg_smem<T> &w,
-                                       const head_tokens_of<shape_of<T>> *head, const place &at,
-                                       int t0, float *slot)
-{
-    const int lane = lane_id(), s = at.strip * 16 + at.g, q2 = at.q * 2;
-    float c[4][2] = {}, column[4][4];
-#pragma unroll
-    for (int k = 0; k < 4 && IS_LATER; k++) {
-        const int t = t0 + k * 16;
-        const float origin = head->cum[t];
-        const int start = w.start[t];
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            c[k][i] = s + 8 * i >= start ? exp2_fast(origin - rows.cum[i]) : 0.0f;
-    }
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const int own = t0 / 16 + k, ts = IS_LATER ? own : max(own, at.strip);
-        const int tile = ts * (ts + 1) / 2 + at.strip;
-        float4 *const sum = w.dcb + tile * 64 + lane;
-        float4 v[2] = {sum[0], sum[32]};
-        const frag_a<T> cb = w.cb[tile * 32 + lane].a;
-        frag_c part[2];
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const int t = t0 + k * 16 + j * 8 + q2;
-            float rise[2], decay[4], two[2];
-            load<float, 2>(rise, (IS_LATER ? head->rise : head->cum) + t);
-            const int2 start = *reinterpret_cast<const int2 *>(w.start + t);
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int u = s + i / 2 * 8;
-                /* bits, not conditions: what would be branches costs more than what they skip */
-                const bool is_pair = (u <= t + i % 2) & (u >= (i % 2 ? start.y : start.x));
-                if (IS_LATER)
-                    decay[i] = c[k][i / 2] * rise[i % 2];
-                else
-                    decay[i] = exp2_fast(is_pair ? rise[i % 2] - rows.cum[i / 2] : -INFINITY);
-            }
-            part[j] = pair_terms(v[j], two, rows, gram[2 * k + j], c_of_a(cb, j), decay);
-            column[k][2 * j] = two[0];
-            column[k][2 * j + 1] = two[1];
-        }
-        if (own >= at.strip) {
-            sum[0] = v[0];
-            sum[32] = v[1];
-        }
-        m[k] = a_of_c<T>(part[0], part[1]);
-    }
-    leave_columns(slot, column);
-}
-
-/* dy . x of the warp's tokens, for keep_pulls. */
-template <class T>
-__device__ __forceinline__ void leave_diagonal(grad_wg_smem<T> &w, const frag_c (&gram)[HALF / 8],
-                                               const place &at)
-{
-    float dot[2] = {};
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-        const frag_c own[2] = {gram[2 * k], gram[2 * k + 1]};
+    for (int j = 0; j < 4; j += 2) {
+        const int t = t0 + j * 4 + q2;
         float v[2];
-        diagonal(v, own, at);
+        load<float, 2>(v, (IS_FAR ? head->rise : head->cum) + t);
+        const int2 start = *reinterpret_cast<const int2 *>(w.start + t);
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            dot[i] = k == at.strip % 4 ? v[i] : dot[i];
+        for (int i = 0; i < 2; i++) {
+            /* bits, not conditions: what would be branches costs more than what they skip */
+            const bool is_pair = (s <= t + i) & (s >= (i ? start.y : start.x));
+            decay[j + i] = IS_FAR ? c * v[i] : exp2_fast(is_pair ? v[i] - from : -INFINITY);
+        }
     }
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-        if (has_diagonal(at))
-            w.token[at.strip * 16 + at.g + 8 * i].z = dot[i];
 }
 
-/* dxs *= to_end; by token, x . dxs. */
+/* Units of a side's s and two tiles, the first t of which is t0. From gram = x_s . dy_t and B_s .
+ * C_t: m = B_s . C_t times what is left, and skip where t is s; sums of dCB over heads; columns of
+ * pulls on t. IS_FAR: all t lie behind all s. place: of the units. */
+template <int SIDE, bool IS_FAR, class T>
+__device__ __forceinline__ void add_units(frag_a<T> *m, float (&column)[2][4], own_rows &rows,
+                                          const frag_c *gram, const grad_wg_smem<T> &w,
+                                          const head_steps *head, const own_tokens &own, int t0,
+                                          const int (&place)[2], float skip)
+{
+    const int s = own.s[SIDE], q2 = lane_id() % 4 * 2;
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        float4 *const kept = own.dcb + place[k] * 32;
+        const uint2 packed = own.cb[place[k] * 32];
+        float decay[4], cb[4], out[4], dcb[4] = {kept->x, kept->y, kept->z, kept->w};
+        unpack2(cb[0], cb[1], packed.x, T{});
+        unpack2(cb[2], cb[3], packed.y, T{});
+        decay_of<IS_FAR>(decay, w, head, s, rows.from[SIDE], t0 + k * 16);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const float of = gram[2 * k + i / 2].r[2 * SIDE + i % 2];
+            out[i] = cb[i] * decay[i];
+            dcb[i] += of * decay[i];
+            const float pair = of * out[i];
+            rows.later[SIDE] += pair;
+            column[k][i] += pair;
+            if (!IS_FAR) {
+                const bool is_same = s == t0 + k * 16 + i / 2 * 8 + i % 2 + q2;
+                out[i] += is_same ? skip : 0.0f;
+                rows.dot[SIDE] = is_same ? of : rows.dot[SIDE];
+            }
+        }
+        if (IS_FAR || k > 0 || has_first<SIDE>(own.warp)) /* 0 times what is not finite is not 0 */
+            *kept = float4{dcb[0], dcb[1], dcb[2], dcb[3]};
+        m[k].r[SIDE] = pack2(out[0], out[1], T{});
+        m[k].r[2 + SIDE] = pack2(out[2], out[3], T{});
+    }
+}
+
+/* m of the first 64 t, and of the others; gram: of these. */
+template <class T>
+__device__ __forceinline__ void
+make_first(frag_a<T> (&m)[QT / 16], own_rows &rows, const frag_c (&gram)[HALF / 8],
+           grad_wg_smem<T> &w, const head_steps *head, const own_tokens &own, float skip)
+{
+    float *const slot = w.slot[own.warp];
+    float column[2][4] = {};
+    if (own.warp < 4) {
+        float first[2][4] = {};
+        add_units<0, false>(m, first, rows, gram, w, head, own, 0, {0, 1}, skip);
+        leave_columns(slot, first);
+        add_units<0, true>(m + 2, column, rows, gram + 4, w, head, own, 32, {2, 3}, skip);
+    } else {
+        add_units<0, false>(m + 2, column, rows, gram + 4, w, head, own, 32, {0, 1}, skip);
+    }
+    leave_columns(slot + 32, column);
+}
+template <class T>
+__device__ __forceinline__ void
+make_second(frag_a<T> (&m)[QT / 16], own_rows &rows, const frag_c (&gram)[HALF / 8],
+            grad_wg_smem<T> &w, const head_steps *head, const own_tokens &own, float skip)
+{
+    float *const slot = w.slot[own.warp];
+    const int first = first_tile<0>(own.warp / 4);
+    float column[2][2][4] = {};
+    add_units<0, true>(m + 4, column[0], rows, gram, w, head, own, 64, {4 - first, 5 - first},
+                       skip);
+    if (own.warp >= 4)
+        add_units<1, false>(m + 4, column[0], rows, gram, w, head, own, 64, {0, 6}, skip);
+    leave_columns(slot + 64, column[0]);
+    add_units<0, true>(m + 6, column[1], rows, gram + 4, w, head, own, 96, {6 - first, 7 - first},
+                       skip);
+    if (own.warp >= 4)
+        add_units<1, true>(m + 6, column[1], rows, gram + 4, w, head, own, 96, {7, 8}, skip);
+    else
+        add_units<1, false>(m + 6, column[1], rows, gram + 4, w, head, own, 96, {0, 8}, skip);
+    leave_columns(slot + 96, column[1]);
+}
+
+/* dxs *= w; by token, x . dxs. */
 template <class T>
 __device__ __forceinline__ void scale_behind(frag_c (&dxs)[P / 8], float (&behind)[2],
-                                             const float *to_end, const wg_tile<T, QT, P> &x,
+                                             const float (&w)[2], const wg_tile<T, QT, P> &x,
                                              int row)
 {
-    const int g = lane_id() / 4;
-    const float w[2] = {to_end[row + g], to_end[row + g + 8]};
     behind[0] = behind[1] = 0;
 #pragma unroll
     for (int k = 0; k < P / 16; k++) {
@@ -174,65 +188,48 @@ __device__ __forceinline__ void scale_behind(frag_c (&dxs)[P / 8], float (&behin
     }
 }
 
-/* dx = delta dxs + skip dy of the warp's 16 tokens from row on. */
+/* dx of a warp's tokens; n of the chunk's are there. */
 template <class T>
-__device__ __forceinline__ void finish_x(mat<T> dx, const frag_c (&dxs)[P / 8],
-                                         const wg_tile<T, QT, P> &dy, const float (&delta)[2],
-                                         float skip, int row, int n)
+__device__ __forceinline__ void write_x(mat<T> dx, const frag_c (&dxs)[P / 8],
+                                        const own_tokens &own, int n)
 {
 #pragma unroll
-    for (int k = 0; k < P / 16; k++) {
-        frag_a<T> own;
-        frag_c to[2];
-        wg_load_a(own, dy, row, k * 16);
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const frag_c v = c_of_a(own, j);
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                to[j].r[i] = delta[i / 2] * dxs[2 * k + j].r[i] + skip * v.r[i];
-        }
-        store_c2<T>(dx.p + (int64_t)row * dx.ld + k * 16, dx.ld, to[0], to[1], n - row, P - k * 16,
-                    true);
-    }
+    for (int k = 0; k < P / 16; k++)
+        write_two(mat<T>{dx.p + k * 16, dx.ld}, dxs[2 * k], dxs[2 * k + 1], own.s, n);
 }
 
-/* What else is known of them. */
+/* What is known of them. */
 template <class T>
-__device__ __forceinline__ void leave_token(grad_wg_smem<T> &w, const pair_rows &rows,
-                                            const float (&behind)[2], const place &at)
+__device__ __forceinline__ void leave_token(grad_wg_smem<T> &w, const own_rows &rows,
+                                            const float (&behind)[2], const head_steps *head,
+                                            const own_tokens &own)
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const float first = sum_of_4(behind[i]), all = first + sum_of_4(rows.later[i]);
-        float4 &to = w.token[at.strip * 16 + at.g + 8 * i];
-        if (has_diagonal(at)) {
-            to.x = -rows.delta[i] * all;
-            to.y = all;
-            to.w = rows.delta[i] * first;
-        }
+        /* 1 / delta; where that is none, all is 0 */
+        const float per_step = exp2_fast(fminf(rows.from[i] - head->cum[own.s[i]], 100.0f));
+        if (lane_id() % 4 == lane_id() / 8)
+            w.token[own.s[i]] = float4{-all, all * per_step, rows.dot[i], first};
     }
 }
 
 /* What pulls at the tokens of an item, for finish (ssd_pull.cuh): a thread a token. */
 template <class T>
-__device__ __forceinline__ void keep_pulls(float4 *sums, const grad_wg_smem<T> &w, int parity,
-                                           int n)
+__device__ __forceinline__ void keep_pulls(float4 *sums, const grad_wg_smem<T> &w, int n)
 {
     const int t = (int)threadIdx.x % 128;
     if (t >= n)
         return;
     float4 v = w.token[t];
-    v.x += w.before[parity][t];
+    v.x += w.before[t];
 #pragma unroll
-    for (int k = 0; k < 4; k++) {
-        v.x += k <= t / 16 ? w.slot[k][t] : 0.0f;
-        v.x += k + 4 <= t / 16 ? w.late_slot[k][t - HALF] : 0.0f;
-    }
+    for (int k = 0; k < 8; k++)
+        v.x += k <= t / 8 ? w.slot[k][t] : 0.0f;
     if (t == n - 1)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            v.w += w.through[parity][i];
+            v.w += w.through[i];
     sums[t] = v;
 }
 } // namespace ssd_grad_wg

@@ -28,15 +28,16 @@ template <class Type, int ROWS_, int COLS_> struct alignas(1024) wg_tile {
     static_assert(sizeof(T) == 2 && ROWS % 8 == 0 && COLS % 64 == 0, "whole panels");
     T e[ROWS * COLS];
 
-    static __device__ __forceinline__ int place(int r, int c)
+    /* unsigned: shifts and masks alone */
+    static __device__ __forceinline__ unsigned place(unsigned r, unsigned c)
     {
         return (c / 64 * ROWS + r) * 64 + ((c % 64 / 8) ^ (r % 8)) * 8 + c % 8;
     }
-    __device__ __forceinline__ T *at(int r, int c)
+    __device__ __forceinline__ T *at(unsigned r, unsigned c)
     {
         return e + place(r, c);
     }
-    __device__ __forceinline__ const T *at(int r, int c) const
+    __device__ __forceinline__ const T *at(unsigned r, unsigned c) const
     {
         return e + place(r, c);
     }
@@ -302,12 +303,12 @@ __device__ __forceinline__ void wg_pb(frag_c (&d)[N8], const frag_a<T> (&p)[K],
  * with a wait. */
 template <int THREADS, class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_copy(wg_tile<T, ROWS, COLS> &to, const T *from, int64_t ld,
-                                        int n_rows, int thread)
+                                        int n_rows, unsigned thread)
 {
     constexpr int per_row = COLS / 8, step = THREADS / per_row;
     static_assert(THREADS % per_row == 0 && step % 8 == 0,
                   "a thread stays in its column, and its packs in their place");
-    const int r0 = thread / per_row, c = thread % per_row * 8;
+    const int r0 = (int)(thread / per_row), c = (int)(thread % per_row) * 8;
     T *const at = to.at(r0, c);
     from += r0 * (int)ld + c;
 #pragma unroll
@@ -316,19 +317,42 @@ __device__ __forceinline__ void wg_copy(wg_tile<T, ROWS, COLS> &to, const T *fro
             copy16_async(at + i * 64, from + i * (int)ld, r0 + i < n_rows);
 }
 
+/* Where tokens lie folded in a tile, 16 rows are 8 tokens from the front and the 8 as far from the
+ * back: then what a warp's rows have to do with the tokens before them is as much for all warps. */
+template <int ROWS> __device__ __forceinline__ int wg_unfolded(unsigned row)
+{
+    const unsigned front = row / 16 * 8;
+    return (int)((row % 16 < 8 ? front : ROWS - 8 - front) + row % 8);
+}
+/* wg_copy of rows that come to lie folded. */
+template <int THREADS, class T, int ROWS, int COLS>
+__device__ __forceinline__ void wg_copy_folded(wg_tile<T, ROWS, COLS> &to, const T *from, int ld,
+                                               int n_rows, unsigned thread)
+{
+    constexpr int per_row = COLS / 8;
+    static_assert(THREADS / per_row == 16 && ROWS % 16 == 0, "a thread stays on its side");
+    const unsigned row = thread / per_row, c = thread % per_row * 8;
+    const int first = wg_unfolded<ROWS>(row), by = row < 8 ? 8 : -8;
+    T *const at = to.at(row, c);
+    from += first * ld + (int)c;
+#pragma unroll
+    for (int i = 0; i < ROWS / 16; i++)
+        copy16_async(at + i * 16 * 64, from + i * by * ld, first + i * by < n_rows);
+}
+
 /* A of 16x16 elements from (r0,c0), multiples of 8; _t: of their transpose. */
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile, int r0,
                                           int c0)
 {
-    const int lane = not_before(lane_id());
+    const unsigned lane = not_before(threadIdx.x) % 32;
     ldmatrix_x4(a.r, tile.at(r0 + lane % 16, c0 + lane / 16 * 8));
 }
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_load_a_t(frag_a<T> &a, const wg_tile<T, ROWS, COLS> &tile,
                                             int r0, int c0)
 {
-    const int lane = not_before(lane_id()), i = lane / 8;
+    const unsigned lane = not_before(threadIdx.x) % 32, i = lane / 8;
     ldmatrix_x4_trans(a.r, tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8));
 }
 /* 16x16 elements, as A holds them, to (r0,c0), multiples of 8; _t: transposed. */
@@ -336,14 +360,14 @@ template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                            const frag_a<T> &a)
 {
-    const int lane = not_before(lane_id());
+    const unsigned lane = not_before(threadIdx.x) % 32;
     stmatrix_x4(tile.at(r0 + lane % 16, c0 + lane / 16 * 8), a.r);
 }
 template <class T, int ROWS, int COLS>
 __device__ __forceinline__ void wg_store_a_t(wg_tile<T, ROWS, COLS> &tile, int r0, int c0,
                                              const frag_a<T> &a)
 {
-    const int lane = not_before(lane_id()), i = lane / 8;
+    const unsigned lane = not_before(threadIdx.x) % 32, i = lane / 8;
     stmatrix_x4_trans(tile.at(r0 + lane % 8 + i / 2 * 8, c0 + i % 2 * 8), a.r);
 }
 

@@ -162,14 +162,17 @@ mutant 'ssd backward: a document is not reset within a chunk' ssd ssd_grad.cuh '
 mutant 'ssd backward: a document is not reset between chunks' ssd ssd_grad.cuh 's/t < w->n_live ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_bwd.cu
 mutant 'ssd backward: tokens past the last are read' ssd ssd_bwd.cu 's/^\( *\)n, o.P - slice \* S::PS, o.is_wide);/\1S::QT, o.P - slice * S::PS, o.is_wide);/'
 mutant 'ssd backward: the last chunk is left out of the parameters' ssd ssd_bwd.cu '/ k_ssd_grad_params(/,/^}/s/i < n_chunks;/i + 1 < n_chunks;/'
-mutant 'ssd backward, Hopper: a document is not reset within a chunk' ssd ssd_grad_pairs.cuh 's/ & (u >= (i % 2 ? start.y : start.x));/;/' ssd_grad_sm90.cu
-mutant 'ssd backward, Hopper: later tokens are seen' ssd ssd_grad_pairs.cuh 's/(u <= t + i % 2) & //' ssd_grad_sm90.cu
-mutant 'ssd backward, Hopper: B is used before it has come' ssd ssd_grad_sm90.cu '/wg_copy<256>(w.c/,/group == 1/s/copy_commit();//'
-mutant 'ssd backward, Hopper: S is used before it has come' ssd ssd_grad_sm90.cu 's/copied<1>();/copied<2>();/'
-mutant 'ssd backward, Hopper: D is used before it has come' ssd ssd_grad_sm90.cu 's/^            copied();$//'
-mutant 'ssd backward, Hopper: a barrier is missing before S takes the place of D' ssd ssd_grad_sm90.cu 's,wg_sync<2>(OF_S); /\* D is free.*,,'
+mutant 'ssd backward, Hopper: a document is not reset within a chunk' ssd ssd_grad_pairs.cuh 's/ & (s >= (i ? start.y : start.x));/;/' ssd_grad_sm90.cu
+mutant 'ssd backward, Hopper: later tokens are seen' ssd ssd_grad_pairs.cuh 's/(s <= t + i) & //' ssd_grad_sm90.cu
+mutant 'ssd backward, Hopper: B is used before it has come' ssd ssd_grad_sm90.cu '/ k_ssd_grad_wg(/,/^}/s/copied();//'
+mutant 'ssd backward, Hopper: tokens are used before they have come' ssd ssd_grad_sm90.cu '/ go_through_t(/,/D_THERE/{0,/copied<1>/s/copied<1>();/copied<3>();/}'
+mutant 'ssd backward, Hopper: S is used before it has come' ssd ssd_grad_sm90.cu '/PULLS_KEPT/,/S_THERE/s/copied<1>();/copied<2>();/'
+mutant 'ssd backward, Hopper: D is used before it has come' ssd ssd_grad_sm90.cu '/fetch_channels(w, w.at, i + 1/,/D_THERE/s/copied<1>();/copied<2>();/'
+mutant 'ssd backward, Hopper: S takes the place of D too early' ssd ssd_grad_sm90.cu '/D_THERE/,/D_FREE/{s/const float through/if (i + 1 < at.heads) fetch_state(d, w.at.S, i + 1); &/}'
+mutant 'ssd backward, Hopper: two units have one place' ssd ssd_grad_pairs.cuh 's/32, {2, 3}, skip/32, {1, 3}, skip/' ssd_grad_sm90.cu
+mutant 'ssd backward, Hopper: pulls are kept late' ssd ssd_grad_sm90.cu 's/keep_pulls(w.at.sums + (i - 1) \* QT, w, at.n);/{ keep_pulls(w.at.sums + (i - 1) * QT, w, at.n - 1); }/'
 mutant 'ssd backward, Hopper: a sum is used before its product is done' ssd ssd_grad_sm90.cu '/ grad_c(/,/^}/s/wg_wait<0>();//'
-mutant 'ssd backward, Hopper: tokens past the last are written' ssd ssd_grad_wg.cuh 's/at.n - row, N - k \* 16/QT, N - k * 16/' ssd_grad_sm90.cu
+mutant 'ssd backward, Hopper: tokens past the last are written' ssd ssd_grad_wg.cuh 's/t\[i\] < n);/true);/' ssd_grad_sm90.cu
 
 # --- attention ---
 mutant 'attention: a document is not reset' attn attn.cu 's/w.first\[m\]\[half\] = seg ? .*;/w.first[m][half] = 0;/'

@@ -16,6 +16,7 @@ static const struct shape shapes[] = {
     {2, 256, 2, 16, 16, 1, 256, DOCS_NONE, 0},  {1, 140, 3, 64, 128, 1, 64, DOCS_MIXED, 8},
     {1, 36, 2, 128, 200, 1, 64, DOCS_SHORT, 0}, {1, 150, 2, 128, 80, 1, 64, DOCS_NONE, 0},
     {2, 70, 6, 64, 128, 2, 64, DOCS_SHORT, 0},  {1, 193, 2, 64, 128, 1, 64, DOCS_MIXED, 0},
+    {1, 150, 3, 64, 128, 1, 64, DOCS_NONE, 0},
 };
 
 enum { N_IN = 7, N_SHAPES = sizeof shapes / sizeof *shapes };
