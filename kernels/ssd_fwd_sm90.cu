@@ -8,64 +8,74 @@ namespace
 {
 using namespace ssd_sm90;
 
-enum {
-    HALF = Q,  /* tokens whose y is in registers at once */
-    PART = Q,  /* columns of C B^T that are */
-    STEP = 16, /* columns of the state that are as operands */
-};
+enum { STEP = 16 }; /* columns of the state that are operands at once */
 
 template <class T> struct fwd_smem {
     struct {
         wg_tile<T, Q, N> b;
         wg_tile<T, Q, P> x[HEADS];
     } stage[2];
-    wg_tile<T, Q, N> c;
-    wg_tile<T, Q, Q> m[HEADS]; /* then y, on its way out */
-    steps step[HEADS][2];      /* of the chunk and of the next */
+    wg_tile<T, Q, N> c;        /* folded, */
+    wg_tile<T, Q, Q> m[HEADS]; /* as are its t; then y, on its way out */
+    steps step[HEADS][STEPS];
+    float2 rates[HEADS];
+    float skip[HEADS];
 };
 static_assert(BLOCKS * (sizeof(fwd_smem<bf16>) + 1024) <= 228 * 1024, "an SM's shared memory");
 
-/* C_t . B_u becomes M_tu + (t = u) skip, for the warp's 16 rows from `row` on and PART columns from
- * u_first on. */
-template <class T>
-__device__ __forceinline__ void make_m(wg_tile<T, Q, Q> &m, const frag_c (&cb)[PART / 8],
-                                       const steps *s, float skip, int row, int u_first)
+/* Of C_t . B_u of a lane's t on a side and 16 u from u0 on, M_tu, and skip where u is t. IS_NEAR:
+ * some u may lie behind t. */
+template <int SIDE, bool IS_NEAR, class T>
+__device__ __forceinline__ void add_unit(frag_a<T> &m, const frag_c *cb, const steps *s, float cum,
+                                         int t, int start, float skip, int u0)
 {
-    const int lane = not_before(lane_id()), g = lane / 4, q = lane % 4 * 2;
-    const float cum[2] = {s->cum[row + g], s->cum[row + g + 8]};
-    const bool has_edges = s->n_edges > 0;
+    const int q2 = lane_id() % 4 * 2;
 #pragma unroll
-    for (int k = 0; k < PART / 16; k++) {
-        const int u_tile = u_first + k * 16;
-        frag_c v[2] = {};
-        if (u_tile <= row) {
+    for (int j = 0; j < 2; j++) {
+        float from[2], v[2];
+        load<float, 2>(from, s->from + u0 + j * 8 + q2);
 #pragma unroll
-            for (int j = 0; j < 2; j++) {
-                const int u0 = u_tile + j * 8 + q;
-                float from[2];
-                load<float, 2>(from, s->from + u0);
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int t = row + g + i / 2 * 8, u = u0 + i % 2;
-                    float w = exp2_fast(cum[i / 2] - from[i % 2]);
-                    if (u_tile == row && u > t)
-                        w = 0;
-                    if (has_edges && s->doc[u] != s->doc[t])
-                        w = 0;
-                    v[j].r[i] = w * cb[2 * k + j].r[i];
-                    if (u_tile == row && u == t)
-                        v[j].r[i] += skip;
-                }
-            }
+        for (int i = 0; i < 2; i++) {
+            /* bits, not conditions: those would be branches */
+            const int u = u0 + j * 8 + i + q2;
+            const bool is_pair = (u >= start) & (!IS_NEAR | (u <= t));
+            const float decay = exp2_fast(cum - from[i]);
+            v[i] = cb[j].r[2 * SIDE + i] * (is_pair ? decay : 0.0f);
+            if (IS_NEAR)
+                v[i] += u == t ? skip : 0.0f;
         }
-        wg_store_a(m, row, u_tile, a_of_c<T>(v[0], v[1]));
+        m.r[2 * j + SIDE] = pack2(v[0], v[1], T{});
     }
 }
 
-/* y^T = S C^T of the warpgroup's head, HALF tokens from t on. */
+/* M, skip on its diagonal, of C B^T: a warp's 16 folded rows. Front t have pairs in as many tiles
+ * of u as back t lack. */
 template <class T>
-__device__ __forceinline__ void before_chunk(frag_c (&y)[HALF / 8], state &s,
-                                             const wg_tile<T, Q, N> &c, int t)
+__device__ __forceinline__ void make_m(wg_tile<T, Q, Q> &m, const frag_c (&cb)[Q / 8],
+                                       const steps *s, float skip, int warp)
+{
+    const int g = (int)(not_before(threadIdx.x) % 32 / 4), front = warp * 8 + g,
+              back = Q - 8 - warp * 8 + g;
+    const float cum[2] = {s->cum[front], s->cum[back]};
+    const int start[2] = {s->start[front], s->start[back]};
+    frag_a<T> v[Q / 16] = {};
+    add_unit<0, true>(v[0], cb, s, cum[0], front, start[0], skip, 0);
+    add_unit<1, false>(v[0], cb, s, cum[1], back, start[1], skip, 0);
+    add_unit<1, false>(v[1], cb + 2, s, cum[1], back, start[1], skip, 16);
+    add_unit<1, true>(v[2], cb + 4, s, cum[1], back, start[1], skip, 32);
+    if (warp < 2)
+        add_unit<1, true>(v[3], cb + 6, s, cum[1], back, start[1], skip, 48);
+    else
+        add_unit<0, true>(v[1], cb + 2, s, cum[0], front, start[0], skip, 16);
+#pragma unroll
+    for (int k = 0; k < Q / 16; k++)
+        wg_store_a(m, warp * 16, k * 16, v[k]);
+}
+
+/* y^T = S C^T of the warpgroup's head. */
+template <class T>
+__device__ __forceinline__ void before_chunk(frag_c (&y)[Q / 8], state &s,
+                                             const wg_tile<T, Q, N> &c)
 {
     wg_pin(s.r[0]); /* rounded anew each time: registers */
 #pragma unroll
@@ -78,7 +88,7 @@ __device__ __forceinline__ void before_chunk(frag_c (&y)[HALF / 8], state &s,
         wg_begin();
 #pragma unroll
         for (int k = 0; k < STEP / 16; k++)
-            wg_mma(y, a[k], wg_along(c, t, n + k * 16), n + k == 0);
+            wg_mma(y, a[k], wg_along(c, 0, n + k * 16), n + k == 0);
         wg_commit();
         wg_wait<0>();
         wg_pin(a);
@@ -86,15 +96,15 @@ __device__ __forceinline__ void before_chunk(frag_c (&y)[HALF / 8], state &s,
     }
 }
 
-/* y^T = into y^T + x^T M^T, of tokens from t on, none of which sees one behind them. */
+/* y^T = into y^T + x^T M^T. */
 template <class T>
-__device__ __forceinline__ void within_chunk(frag_c (&y)[HALF / 8], const wg_tile<T, Q, P> &x,
-                                             const wg_tile<T, Q, Q> &m, const float *into, int t)
+__device__ __forceinline__ void within_chunk(frag_c (&y)[Q / 8], const wg_tile<T, Q, P> &x,
+                                             const wg_tile<T, Q, Q> &m, const float *into)
 {
 #pragma unroll
-    for (int j = 0; j < HALF / 8; j++) {
+    for (int j = 0; j < Q / 8; j++) {
         float w[2];
-        load<float, 2>(w, into + t + j * 8 + lane_id() % 4 * 2);
+        load<float, 2>(w, into + wg_unfolded<Q>(j * 8) + lane_id() % 4 * 2);
 #pragma unroll
         for (int k = 0; k < 4; k++)
             y[j].r[k] *= w[k % 2];
@@ -102,32 +112,33 @@ __device__ __forceinline__ void within_chunk(frag_c (&y)[HALF / 8], const wg_til
     wg_pin(y);
     wg_begin();
 #pragma unroll
-    for (int u = 0; u < t + HALF; u += 16)
-        wg_mma(y, wg_down(x, u, 0), wg_along(m, t, u));
+    for (int u = 0; u < Q; u += 16)
+        wg_mma(y, wg_down(x, u, 0), wg_along(m, 0, u));
     wg_commit();
     wg_wait<0>();
     wg_pin(y);
 }
 
-/* y^T of tokens t0 + t .. from registers by way of `tile` to memory; the warpgroup. */
+/* y^T of tokens t0 .. from registers by way of `tile` to memory; the warpgroup. */
 template <class T>
 __device__ __forceinline__ void store_y(const ssd_fwd_out<T> &out, wg_tile<T, Q, Q> &tile,
-                                        const frag_c (&y)[HALF / 8], const ssd_heads &at, int group,
-                                        int t0, int t)
+                                        const frag_c (&y)[Q / 8], const ssd_heads &at, int group,
+                                        int t0)
 {
-    const int row = (int)threadIdx.x / 32 % 4 * 16;
+    const unsigned tid = not_before(threadIdx.x) % 128, row = tid / 8, c = tid % 8 * 8;
 #pragma unroll
-    for (int k = 0; k < HALF / 16; k++)
-        wg_store_a_t(tile, t + k * 16, row, a_of_c<T>(y[2 * k], y[2 * k + 1]));
+    for (int k = 0; k < Q / 16; k++)
+        wg_store_a_t(tile, k * 16, (int)(tid / 32 * 16), a_of_c<T>(y[2 * k], y[2 * k + 1]));
     wg_sync(1 + group);
-    const int tid = not_before((int)threadIdx.x), r0 = t + tid % 128 / 8, c = tid % 8 * 8;
-    const int n_rows = group < at.n_heads ? at.len - t0 : 0;
-    T *const to =
-        out.y.p + (int64_t)(at.row0 + not_before(t0)) * out.y.ld + (at.h0 + group) * P + c;
+    const int n_rows = group < at.n_heads ? at.len - t0 : 0, ld = (int)out.y.ld;
+    const int first = wg_unfolded<Q>(row), by = row < 8 ? 8 : -8;
+    T *const to = out.y.p + (int64_t)(at.row0 + not_before(t0)) * ld + (at.h0 + group) * P +
+                  first * ld + (int)c;
+    const T *const from = tile.at(row, c);
 #pragma unroll
-    for (int r = r0; r < r0 + HALF; r += 16)
-        if (r < n_rows)
-            *reinterpret_cast<uint4 *>(to + r * (int)out.y.ld) = load16_shared(tile.at(r, c));
+    for (int i = 0; i < Q / 16; i++)
+        if (first + i * by < n_rows)
+            *reinterpret_cast<uint4 *>(to + i * by * ld) = load16_shared(from + i * 16 * 64);
 }
 
 /* One block HEADS heads of one group (x), one span (y), one sequence (z); shared memory fwd_smem. A
@@ -142,12 +153,12 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) k_ssd_fwd_wg(ssd_fwd_out<T> o
     SHARED_DYN(unsigned char, all);
     fwd_smem<T> &w = *reinterpret_cast<fwd_smem<T> *>(all);
     const ssd_heads at = ssd_heads_of<shape>(in);
-    const int group = group_id(), warp = warp_id(), row = warp * 16;
+    const int group = group_id(), warp = warp_id();
     const int begin = (int)blockIdx.y * in.span, end = min(begin + in.span, at.len);
     if (begin >= end)
         return;
     const int64_t n_before = at.n_span + (int)blockIdx.y;
-    fetch_rows(w.c, in.c, at, begin);
+    fetch_folded(w.c, in.c, at, begin);
     fetch_rows(w.stage[0].b, in.b, at, begin);
     fetch_x(w.stage[0].x[group], in.x, at, group, begin);
     copy_commit();
@@ -157,15 +168,19 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) k_ssd_fwd_wg(ssd_fwd_out<T> o
     state s;
     ssd_load_state<shape>(s, out.before ? out.before + (n_before * in.H + at.h0) * (P * N) : last(),
                           P, N, at.n_heads);
-    tokens<T> next = read_tokens(in, at, group, begin + (warp == 0 ? 4 : warp) * Q);
-    if (warp == 0)
-        scan(&w.step[group][0], read_tokens(in, at, group, begin), in, at, group, begin, out.delta);
-    const float skip = group < at.n_heads ? in.skip[at.h0 + group] : 0.0f;
+    const auto token_of = [&](int i) { return begin + i * Q < end ? begin + i * Q : at.len; };
+    const float2 rates = read_rates(in, at, group);
+    w.rates[group] = rates;
+    w.skip[group] = group < at.n_heads ? in.skip[at.h0 + group] : 0.0f;
+    scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), rates, in, at, group,
+         token_of(warp), out.delta);
+    tokens<T> next = read_tokens(in, at, group, token_of(BATCH + warp));
+    int kept = kept_state(at, out.chunk, begin);
 #pragma unroll 1
     for (int t0 = begin; t0 < end; t0 += Q) {
         const int i = (t0 - begin) / Q;
         const auto &now = w.stage[i % 2];
-        const steps *const step = &w.step[group][i % 2];
+        const steps *const step = &w.step[group][i % STEPS];
         const bool has_next = t0 + Q < end;
         copy_wait<0>();
         wg_publish();
@@ -175,43 +190,31 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) k_ssd_fwd_wg(ssd_fwd_out<T> o
             fetch_x(w.stage[(i + 1) % 2].x[group], in.x, at, group, t0 + Q);
             copy_commit();
         }
-        if (out.states && (t0 & (out.chunk - 1)) == 0) {
-            const int Z = (at.len + out.chunk - 1) / out.chunk;
-            ssd_store_state<shape>(
-                out.states + (((int64_t)at.b * Z + t0 / out.chunk) * in.H + at.h0) * (P * N), s, P,
-                N, at.n_heads, true);
-        }
-#pragma unroll
-        for (int u = 0; u < Q; u += PART) {
-            frag_c cb[PART / 8];
-            begin_abt(cb, w.c, 0, now.b, u);
-            wg_wait<0>();
-            wg_pin(cb);
-            make_m(w.m[group], cb, step, skip, row, u);
-        }
+        if (out.states && (t0 & (out.chunk - 1)) == 0)
+            ssd_store_state<shape>(out.states + ((int64_t)kept++ * in.H + at.h0) * (P * N), s, P, N,
+                                   at.n_heads, true);
+        frag_c y[Q / 8]; /* C B^T, then y^T */
+        begin_abt(y, w.c, 0, now.b, 0);
+        wg_wait<0>();
+        wg_pin(y);
+        make_m(w.m[group], y, step, w.skip[group], warp);
         wg_publish();
-#pragma unroll
-        for (int t = 0; t < Q; t += HALF) {
-            frag_c y[HALF / 8];
-            before_chunk(y, s, w.c, t);
-            if (t + HALF < Q) {
-                wg_sync(1 + group); /* M is there */
-            } else {
-                __syncthreads(); /* M is there; C is free */
-                if (has_next) {
-                    fetch_rows(w.c, in.c, at, t0 + Q);
-                    copy_commit();
-                }
-            }
-            within_chunk(y, now.x[group], w.m[group], step->into, t);
-            wg_sync(1 + group); /* these rows of M have been read */
-            store_y(out, w.m[group], y, at, group, t0, t);
+        before_chunk(y, s, w.c);
+        __syncthreads(); /* M is there; C is free */
+        if (has_next) {
+            fetch_folded(w.c, in.c, at, t0 + Q);
+            copy_commit();
         }
+        within_chunk(y, now.x[group], w.m[group], step->into);
+        wg_sync(1 + group); /* M has been read */
+        store_y(out, w.m[group], y, at, group, t0);
         frag_a<T> a[Q / 16];
         begin_advance(a, s, now.x[group], now.b, step->tail, step->through);
-        if (has_next && warp == (i + 1) % 4) { /* warps take turns: the next chunk now */
-            scan(&w.step[group][(i + 1) % 2], next, in, at, group, t0 + Q, out.delta);
-            next = read_tokens(in, at, group, t0 + 5 * Q);
+        if (has_next && i % BATCH == BATCH - 1) {
+            const int own = i + 1 + not_before(warp);
+            scan(&w.step[group][own % STEPS], next, w.rates[group], in, at, group, token_of(own),
+                 out.delta);
+            next = read_tokens(in, at, group, token_of(own + BATCH));
         }
         wg_wait<0>();
         wg_pin(a);

@@ -33,10 +33,13 @@ __device__ __forceinline__ int warp_id()
 struct alignas(16) steps {
     float cum[Q], from[Q]; /* u reaches t by exp2(cum_t - from_u) where they share a document */
     float into[Q], tail[Q];
-    int doc[Q];
+    int start[Q]; /* first token in the chunk of t's document */
     float through;
-    int n_edges; /* of documents, in the chunk */
 };
+
+/* The steps of a head come BATCH chunks at once, one a warp, while the chunk before them is in use:
+ * then no warp makes the others wait chunk by chunk. Chunk i of a walk has place i % STEPS. */
+enum { BATCH = 4, STEPS = BATCH + 1 };
 
 /* A lane's two tokens of its warp's head. Read early, used late. */
 template <class T> struct tokens {
@@ -63,73 +66,103 @@ __device__ __forceinline__ tokens<T> read_tokens(const ssd_view<T> &in, const ss
     return k;
 }
 
+/* A head's decay, as a power of 2, and bias of dt. */
+template <class T>
+__device__ __forceinline__ float2 read_rates(const ssd_view<T> &in, const ssd_heads &at, int head)
+{
+    if (head >= at.n_heads)
+        return float2{0, 0};
+    const int h = at.h0 + head;
+    return float2{-expf(in.a_log[h]) * 1.44269504f, in.dt_bias[h]};
+}
+
+/* -1 where there is none. */
+__device__ __forceinline__ int last_bit(unsigned bits)
+{
+    return 31 - __clz((int)bits);
+}
 /* Fills a head's steps from its tokens t0 ..; delta_out (B,len,H) or NULL. One warp; seen after a
  * barrier. */
 template <class T>
-__device__ __forceinline__ void scan(steps *to, const tokens<T> &k, const ssd_view<T> &in,
-                                     const ssd_heads &at, int head, int t0, float *delta_out)
+__device__ __forceinline__ void scan(steps *to, const tokens<T> &k, const float2 &rates,
+                                     const ssd_view<T> &in, const ssd_heads &at, int head, int t0,
+                                     float *delta_out)
 {
     const int lane = lane_id(), h = at.h0 + head;
-    const bool is_there = head < at.n_heads;
-    const float a2 = is_there ? -expf(in.a_log[h]) * 1.44269504f : 0.0f;
-    float delta[2] = {0, 0}, cum[2];
+    float delta[2] = {0, 0}, cum[2], tail[2], into[2];
+    int start[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const int t = t0 + 2 * lane + i;
-        if (is_there && t < at.len) {
-            delta[i] = ssd_softplus(to_f32(k.dt[i]) + in.dt_bias[h]);
+        if (head < at.n_heads && t < at.len) {
+            delta[i] = ssd_softplus(to_f32(k.dt[i]) + rates.y);
             if (delta_out)
                 delta_out[(int64_t)(at.row0 + t) * in.H + h] = delta[i];
         }
+        cum[i] = rates.x * delta[i];
     }
-    float sum = (k.is_first[1] ? 0.0f : a2 * delta[0]) + a2 * delta[1];
-    bool has_edge = k.is_first[0] || k.is_first[1];
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const float left = __shfl_up_sync(0xffffffffu, sum, step);
-        const bool left_edge = __shfl_up_sync(0xffffffffu, (int)has_edge, step) != 0;
-        if (lane >= step) {
-            sum += has_edge ? 0.0f : left;
-            has_edge = has_edge || left_edge;
-        }
-    }
-    float before = __shfl_up_sync(0xffffffffu, sum, 1);
-    if (lane == 0)
-        before = 0;
-    cum[0] = (k.is_first[0] ? 0.0f : before) + a2 * delta[0];
-    cum[1] = (k.is_first[1] ? 0.0f : cum[0]) + a2 * delta[1];
     const unsigned even = __ballot_sync(0xffffffffu, k.is_first[0]);
     const unsigned odd = __ballot_sync(0xffffffffu, k.is_first[1]);
-    const unsigned upto = (2u << lane) - 1;
-    const int n_edges = __popc(even) + __popc(odd);
-    const int doc[2] = {__popc(even & upto) + __popc(odd & (upto >> 1)),
-                        __popc(even & upto) + __popc(odd & upto)};
+    const unsigned upto = (2u << lane) - 1, edges = even | odd;
+    const float sum =
+        ssd_sum_from((k.is_first[1] ? 0.0f : cum[0]) + cum[1], max(last_bit(edges & upto), 0));
+    const float before = __shfl_up_sync(0xffffffffu, sum, 1);
+    cum[0] += lane == 0 || k.is_first[0] ? 0.0f : before;
+    cum[1] += k.is_first[1] ? 0.0f : cum[0];
     /* that of the last token there is: sums further on are rounded otherwise */
     const int last = max(min((int)Q, at.len - t0) - 1, 0);
     const float end = __shfl_sync(0xffffffffu, last % 2 ? cum[1] : cum[0], last / 2);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        const int t = 2 * lane + i;
-        to->cum[t] = cum[i];
-        to->from[t] = cum[i] - log2f(delta[i]);
-        to->into[t] = doc[i] == 0 ? exp2_fast(cum[i]) : 0.0f;
-        to->tail[t] = doc[i] == n_edges ? delta[i] * exp2_fast(end - cum[i]) : 0.0f;
-        to->doc[t] = doc[i];
+        const unsigned own = upto >> (1 - i); /* tokens 2 lane + 1 up to this one */
+        start[i] = max(max(2 * last_bit(even & upto), 2 * last_bit(odd & own) + 1), 0);
+        into[i] = (even & upto) | (odd & own) ? 0.0f : exp2_fast(cum[i]);
+        tail[i] = (even & ~upto) | (odd & ~own) ? 0.0f : delta[i] * exp2_fast(end - cum[i]);
     }
-    if (lane == 0) {
-        to->through = n_edges == 0 ? exp2_fast(end) : 0.0f;
-        to->n_edges = n_edges;
-    }
+    const float from[2] = {cum[0] - log2_fast(delta[0]), cum[1] - log2_fast(delta[1])};
+    store<float, 2>(to->cum + 2 * lane, cum);
+    store<float, 2>(to->from + 2 * lane, from);
+    store<float, 2>(to->into + 2 * lane, into);
+    store<float, 2>(to->tail + 2 * lane, tail);
+    *reinterpret_cast<int2 *>(to->start + 2 * lane) = int2{start[0], start[1]};
+    if (lane == 0)
+        to->through = edges ? 0.0f : exp2_fast(end);
 }
 
-/* Tokens t0 .. of B or C, by the block, and of a head's x, by its warpgroup. */
+/* The block's states to p. */
+template <class T>
+__device__ __forceinline__ void store_state(T *p, const state &s, int n_heads)
+{
+    const unsigned tid = not_before(threadIdx.x) % THREADS;
+    if ((int)(tid / 128) < n_heads)
+#pragma unroll
+        for (int j = 0; j < N / 16; j++)
+            store_c2<T>(p + tid / 32 * (16 * N) + j * 16, N, s.r[0][2 * j], s.r[0][2 * j + 1], 16,
+                        16, true);
+}
+/* Number of the state before token t0, at which a chunk of kept states begins, of all sequences'.
+ */
+static __device__ __forceinline__ int kept_state(const ssd_heads &at, int chunk, int t0)
+{
+    return chunk ? at.b * ((at.len + chunk - 1) / chunk) + t0 / chunk : 0;
+}
+
+/* Tokens t0 .. of B or C, by the block; folded; and of a head's x, by its warpgroup. */
 template <class T>
 __device__ __forceinline__ void fetch_rows(wg_tile<T, Q, N> &to, mat<const T> from,
                                            const ssd_heads &at, int t0)
 {
     t0 = not_before(t0);
     wg_copy<THREADS>(to, from.p + (int64_t)(at.row0 + t0) * from.ld + at.g * N, from.ld,
-                     at.len - t0, not_before((int)threadIdx.x));
+                     at.len - t0, not_before(threadIdx.x));
+}
+template <class T>
+__device__ __forceinline__ void fetch_folded(wg_tile<T, Q, N> &to, mat<const T> from,
+                                             const ssd_heads &at, int t0)
+{
+    t0 = not_before(t0);
+    wg_copy_folded<THREADS>(to, from.p + (int64_t)(at.row0 + t0) * from.ld + at.g * N, (int)from.ld,
+                            at.len - t0, not_before(threadIdx.x));
 }
 template <class T>
 __device__ __forceinline__ void fetch_x(wg_tile<T, Q, P> &to, mat<const T> x, const ssd_heads &at,
@@ -139,7 +172,7 @@ __device__ __forceinline__ void fetch_x(wg_tile<T, Q, P> &to, mat<const T> x, co
     const bool is_there = head < at.n_heads;
     const int h = at.h0 + (is_there ? head : 0);
     wg_copy<128>(to, x.p + (int64_t)(at.row0 + t0) * x.ld + h * P, x.ld, is_there ? at.len - t0 : 0,
-                 not_before((int)threadIdx.x) % 128);
+                 not_before(threadIdx.x) % 128);
 }
 
 /* wg_abt and wg_pb alone: begin. */

@@ -5,9 +5,7 @@ namespace
 {
 using namespace ssd_sm90;
 
-/* The steps of a head come BATCH chunks at once, one a warp, while the chunk before them is in use:
- * then no warp makes the others wait chunk by chunk. Chunk i of a walk has place i % STEPS. */
-enum { STAGES = 2, BATCH = 4, STEPS = BATCH + 1 };
+enum { STAGES = 2 };
 
 template <class T> struct walk_smem {
     struct {
@@ -15,6 +13,8 @@ template <class T> struct walk_smem {
         wg_tile<T, Q, P> x[HEADS];
     } stage[STAGES];
     steps step[HEADS][STEPS];
+    float2 rates[HEADS];
+    float decay[HEADS]; /* of the span, as far as it went */
 };
 static_assert(BLOCKS * (sizeof(walk_smem<bf16>) + 1024) <= 228 * 1024, "an SM's shared memory");
 
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     const int begin = (int)blockIdx.y * in.span, end = min(begin + in.span, at.len);
     if (!out.states && (IS_REVERSE ? begin == 0 : begin + in.span >= at.len))
         return; /* nothing lies behind it */
-    const int Z = (at.len + out.chunk - 1) / out.chunk, n = (end - begin + Q - 1) / Q;
+    const int n = (end - begin + Q - 1) / Q;
     const int64_t n_span = (int64_t)(at.n_span + (int)blockIdx.y) * in.H + at.h0;
     const auto token_of = [&](int i) {
         return i < n ? begin + (IS_REVERSE ? n - 1 - i : i) * Q : at.len;
@@ -49,10 +49,13 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     state s;
     ssd_load_state<shape>(s, out.states && out.ends ? out.ends + n_span * (P * N) : nullptr, P, N,
                           at.n_heads);
-    scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), in, at, group,
+    const float2 rates = read_rates(in, at, group);
+    w.rates[group] = rates;
+    w.decay[group] = 1;
+    scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), rates, in, at, group,
          token_of(warp), (float *)nullptr);
     tokens<T> next = read_tokens(in, at, group, token_of(BATCH + warp));
-    float decay = 1;
+    int kept = kept_state(at, out.chunk, token_of(0));
 #pragma unroll 1
     for (int i = 0; i < n; i++) {
         const auto &now = w.stage[i % STAGES];
@@ -64,17 +67,19 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
         fetch(i + STAGES - 1);
         /* the chunk's first step in walking order */
         if (out.states &&
-            (((IS_REVERSE ? t0 + Q : t0) & (out.chunk - 1)) == 0 || (IS_REVERSE && i == 0)))
-            ssd_store_state<shape>(
-                out.states + (((int64_t)at.b * Z + t0 / out.chunk) * in.H + at.h0) * (P * N), s, P,
-                N, at.n_heads, true);
-        decay *= step->through;
+            (((IS_REVERSE ? t0 + Q : t0) & (out.chunk - 1)) == 0 || (IS_REVERSE && i == 0))) {
+            store_state(out.states + ((int64_t)kept * in.H + at.h0) * (P * N), s, at.n_heads);
+            kept += IS_REVERSE ? -1 : 1;
+        }
+        if (!out.states && threadIdx.x % 128 == 0)
+            w.decay[group] *= step->through;
         frag_a<T> a[Q / 16];
         begin_advance(a, s, now.x[group], now.b, IS_REVERSE ? step->into : step->tail,
                       step->through);
         if (i % BATCH == BATCH - 1) {
             const int own = i + 1 + not_before(warp);
-            scan(&w.step[group][own % STEPS], next, in, at, group, token_of(own), (float *)nullptr);
+            scan(&w.step[group][own % STEPS], next, w.rates[group], in, at, group, token_of(own),
+                 (float *)nullptr);
             next = read_tokens(in, at, group, token_of(own + BATCH));
         }
         wg_wait<0>();
@@ -83,9 +88,9 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     }
     if (out.states)
         return;
-    ssd_store_state<shape>(out.ends + n_span * (P * N), s, P, N, at.n_heads, false);
+    store_state(out.ends + n_span * (P * N), s, at.n_heads);
     if (threadIdx.x % 128 == 0 && group < at.n_heads)
-        out.decays[n_span + group] = decay;
+        out.decays[n_span + group] = w.decay[group];
 }
 } // namespace
 

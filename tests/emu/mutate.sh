@@ -140,19 +140,19 @@ mutant 'ssd forward: a state is kept a chunk too soon' ssd ssd_fwd.cu 's/(t0 & (
 mutant 'ssd states: the state is kept after the chunk, not before' ssd ssd_states.cu 's/(((IS_REVERSE ? t0 + S::Q : t0) & (out.chunk - 1)) == 0/((t0 \& (out.chunk - 1)) == 0/'
 mutant 'ssd states: a span does not fade' read ssd_states.cu '/ k_ssd_chain(/,/^}/s/s = decay \* s + end;/s = s + end;/'
 mutant 'ssd states: a barrier is missing' ssd ssd_states.cu '/ k_ssd_walk(/,/^}/s/__syncthreads();//'
-mutant 'ssd forward, Hopper: a document is not reset within a chunk' ssd ssd_fwd_sm90.cu 's/if (has_edges \&\& .*/if (false)/'
-mutant 'ssd forward, Hopper: later tokens are seen' ssd ssd_fwd_sm90.cu 's/if (u_tile == row \&\& u > t)/if (false)/'
+mutant 'ssd forward, Hopper: a document is not reset within a chunk' ssd ssd_fwd_sm90.cu 's/(u >= start) & //'
+mutant 'ssd forward, Hopper: later tokens are seen' ssd ssd_fwd_sm90.cu 's/(!IS_NEAR | (u <= t))/true/'
 mutant 'ssd forward, Hopper: a chunk is used before it has come' ssd ssd_fwd_sm90.cu '/ k_ssd_fwd_wg(/,/^}/s/copy_wait<0>();//'
 mutant 'ssd forward, Hopper: a barrier is missing where a chunk begins' ssd ssd_fwd_sm90.cu '/ k_ssd_fwd_wg(/,/^}/s/__syncthreads();$//'
 mutant 'ssd forward, Hopper: a barrier is missing before C goes' ssd ssd_fwd_sm90.cu 's,__syncthreads(); /\* M is there; C is free.*,wg_sync(1 + group);,'
-mutant 'ssd forward, Hopper: a barrier is missing before M goes' ssd ssd_fwd_sm90.cu 's,wg_sync(1 + group); /\* these rows.*,,'
+mutant 'ssd forward, Hopper: a barrier is missing before M goes' ssd ssd_fwd_sm90.cu 's,wg_sync(1 + group); /\* M has been read.*,,'
 mutant 'ssd forward, Hopper: a barrier is missing before y leaves' ssd ssd_fwd_sm90.cu '/ store_y(/,/^}/s/wg_sync(1 + group);//'
 mutant 'ssd forward, Hopper: y is used before its product is done' ssd ssd_fwd_sm90.cu '/ within_chunk(/,/^}/s/wg_wait<0>();//'
-mutant 'ssd forward, Hopper: tokens past the last are written' ssd ssd_fwd_sm90.cu 's/if (r < n_rows)/if (n_rows > 0)/'
+mutant 'ssd forward, Hopper: tokens past the last are written' ssd ssd_fwd_sm90.cu 's/if (first + i \* by < n_rows)/if (n_rows > 0)/'
 mutant 'ssd forward, Hopper: a state is kept a chunk too soon' ssd ssd_fwd_sm90.cu 's/(t0 & (out.chunk - 1)) == 0/((t0 + Q) \& (out.chunk - 1)) == 0/'
-mutant 'ssd forward, Hopper: a document is not reset between chunks' ssd ssd_sm90.cuh 's/doc\[i\] == 0 ? exp2_fast(cum\[i\]) : 0.0f/exp2_fast(cum[i])/' ssd_fwd_sm90.cu
-mutant 'ssd states, Hopper: a span does not fade' read ssd_walk_sm90.cu 's/decay \*= step->through;//'
-mutant 'ssd states, Hopper: a document is not reset' ssd ssd_sm90.cuh 's/n_edges == 0 ? exp2_fast(end) : 0.0f/exp2_fast(end)/' ssd_walk_sm90.cu
+mutant 'ssd forward, Hopper: a document is not reset between chunks' ssd ssd_sm90.cuh 's/(even & upto) | (odd & own) ? 0.0f : exp2_fast(cum\[i\])/exp2_fast(cum[i])/' ssd_fwd_sm90.cu
+mutant 'ssd states, Hopper: a span does not fade' read ssd_walk_sm90.cu 's/w.decay\[group\] \*= step->through;/;/'
+mutant 'ssd states, Hopper: a document is not reset' ssd ssd_sm90.cuh 's/edges ? 0.0f : exp2_fast(end)/exp2_fast(end)/' ssd_walk_sm90.cu
 mutant 'ssd states, Hopper: a barrier is missing' ssd ssd_walk_sm90.cu '/ k_ssd_walk_wg(/,/^}/s/__syncthreads();//'
 mutant 'ssd states, Hopper: a chunk is used before it has come' ssd ssd_walk_sm90.cu '/ k_ssd_walk_wg(/,/^}/s/copy_wait<STAGES - 2>/copy_wait<STAGES - 1>/'
 mutant 'ssd states, Hopper: the state is kept after the chunk, not before' ssd ssd_walk_sm90.cu 's/IS_REVERSE ? t0 + Q : t0) &/IS_REVERSE ? t0 : t0 + Q) \&/'
