@@ -2,12 +2,12 @@
 # gpu: how fast hm is on the GPU of this machine, as BENCH.md tells it. Runs hm-bench for each row of
 # the table below and prints a line of CSV for it: id, what, rate in tokens a second, bytes of
 # memory that the program took, date, GPU, driver. An ID is that of a row, or its first word for all
-# such. Rows depth-DEPTH-ROWS-PATTERN, decoding of the hybrid and of its transformer twin, are run
-# where asked for, take some 3 minutes, and make a table of their own. ops prints a line for each op
-# of a row instead: what the roofline of the same run predicts for a call, and what it took.
-# PEERS.csv (id,rate,bytes) is what another program reached, best in the same hour on the same GPU;
-# gpu.sh cannot know which nor when, so the file says it in a line of comment. One in ops.csv goes beside
-# its table.
+# such. Rows depth-DEPTH-ROWS-MODEL, decoding of the hybrid and of its transformer twins, of which mha
+# has a KV head for each head, are run where asked for, take some 4 minutes and 70 GB, and make tables
+# of their own. ops prints a line for each op of a row instead: what the roofline of the same run
+# predicts for a call, and what it took. PEERS.csv (id,rate,bytes) is what another program reached, best
+# in the same hour on the same GPU; gpu.sh cannot know which nor when, so the file says it in a line of
+# comment. One in ops.csv goes beside its table.
 #
 #   gpu.sh run [ID...]                       > gpu.csv     on the machine with the GPU; hm-bench in PATH
 #   gpu.sh ops [ID...]                       > ops.csv     the same; default: train-base and prefill-base
@@ -30,11 +30,12 @@ decode-base-deep|decoding base, 1 row, depth 32768|--what=decode --preset=base -
 decode-100m-1|decoding 100m, 1 row, depth 1024|--what=decode --preset=100m --rows=1 --depth=1024
 prefill-base|prefill base, 8 prompts of 1024|--what=prefill --preset=base --rows=8 --prompt=1024
 END
-    local depth n pattern
+    local depth n model pattern
     for depth in 1024 4096 16384 65536 131072; do
         for n in 1 8 32; do
-            for pattern in mmtmtmtm tttttttt; do
-                echo "depth-$depth-$n-$pattern|decoding base as $pattern, rows $n, depth $depth|--what=decode --preset=base --pattern=$pattern --rows=$n --depth=$depth --time=0.1"
+            for model in mmtmtmtm tttttttt mha; do
+                pattern=${model/mha/tttttttt --kv-heads=8}
+                echo "depth-$depth-$n-$model|decoding base as $model, rows $n, depth $depth|--what=decode --preset=base --pattern=$pattern --rows=$n --depth=$depth --time=0.1"
             done
         done
     done
@@ -109,17 +110,22 @@ report_rates() {
             printf "| %s | %s | %s | %s | %s | %s |\n", name_of($0), count(f[1]), $1 in rate ? count(rate[$1]) : "",
                 $1 in rate ? sprintf("%.2f", f[1] / rate[$1]) : "", gib(f[2]), gib(bytes[$1])
         }
-        END {
-            if (!n_depths) exit
-            print "\nDecoding, tokens/s: base, its transformer twin (tttttttt, the same grouped-query cache), and the hybrid over it.\n"
+        function by_depth(model, what,    i, rows, h, t, line) {
+            print "\nDecoding, tokens/s: base, its transformer twin (tttttttt, " what "), and the hybrid over it.\n"
             print "| depth | 1 row | twin | ratio | 8 rows | twin | ratio | 32 rows | twin | ratio |\n|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
             for (i = 1; i <= n_depths; i++) {
                 line = "| " order[i]
                 for (rows = 1; rows <= 32; rows = rows == 1 ? 8 : rows * 4) {
-                    h = speed[order[i], rows, "mmtmtmtm"]; t = speed[order[i], rows, "tttttttt"]
+                    h = speed[order[i], rows, "mmtmtmtm"]; t = speed[order[i], rows, model]
                     line = line " | " count(h) " | " count(t) " | " (t > 0 ? sprintf("%.2f", h / t) : "")
                 }
                 print line " |"
+            }
+        }
+        END {
+            if (n_depths) {
+                by_depth("tttttttt", "the same grouped-query cache")
+                by_depth("mha", "a KV head for each head")
             }
         }' "$2" "$1"
 }
