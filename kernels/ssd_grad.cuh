@@ -157,14 +157,8 @@ __device__ __forceinline__ void head_tokens(To *to, const W *w, const float *del
         sum += d[i];
         cum[i] = sum;
     }
-    float before = sum; /* of lanes before this one */
-#pragma unroll
-    for (int step = 1; step < 32; step *= 2) {
-        const float v = __shfl_up_sync(0xffffffffu, before, step);
-        before += lane >= step ? v : 0.0f;
-    }
-    const float a2 = a * 1.44269504f, end = a2 * __shfl_sync(0xffffffffu, before, 31);
-    before -= sum;
+    const float upto = ssd_sum_from(sum, 0), before = upto - sum;
+    const float a2 = a * 1.44269504f, end = a2 * __shfl_sync(0xffffffffu, upto, 31);
 #pragma unroll
     for (int i = 0; i < S::PER; i++)
         cum[i] = a2 * (before + cum[i]);

@@ -130,8 +130,7 @@ __device__ __forceinline__ void scan(steps *to, const tokens<T> &k, const float2
 }
 
 /* The block's states to p. */
-template <class T>
-__device__ __forceinline__ void store_state(T *p, const state &s, int n_heads)
+template <class T> __device__ __forceinline__ void store_state(T *p, const state &s, int n_heads)
 {
     const unsigned tid = not_before(threadIdx.x) % THREADS;
     if ((int)(tid / 128) < n_heads)
