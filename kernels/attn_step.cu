@@ -18,8 +18,9 @@
 namespace
 {
 /* A row has FEWEST blocks, which attn_rows.cu can take as well, where that makes shares of UNSPLIT
- * positions at most; else one for SHARE positions of the cache, but no more than MOST_BLOCKS. */
-enum { FEWEST = 9, UNSPLIT = 512, MOST_BLOCKS = 144, SHARE = 256 };
+ * positions at most; else one for SHARE positions of the cache, or two, while these are no more
+ * than ENOUGH, but no more than MOST_BLOCKS. */
+enum { FEWEST = 9, UNSPLIT = 256, MOST_BLOCKS = 144, SHARE = 256, ENOUGH = 64 };
 
 /* Warps that join the parts of n blocks. */
 __host__ __device__ constexpr int join_warps(int n)
@@ -147,7 +148,11 @@ __global__ void __launch_bounds__(32 * join_warps(MOST_BLOCKS)) k_attn_join(attn
 int blocks_of(int S)
 {
     const int n = (S + SHARE - 1) / SHARE;
-    return S <= FEWEST * UNSPLIT ? FEWEST : n < MOST_BLOCKS ? n : MOST_BLOCKS;
+    if (S <= FEWEST * UNSPLIT)
+        return FEWEST;
+    if (n < ENOUGH)
+        return 2 * n < ENOUGH ? 2 * n : ENOUGH;
+    return n < MOST_BLOCKS ? n : MOST_BLOCKS;
 }
 
 size_t parts_bytes(int R, int H, int n_blocks, int P)
