@@ -154,8 +154,10 @@ $$(B)/cpu-$(1).o: $$(CPU_SRC:lib/cpu/%.c=$$(B)/cpu-$(1)/%.o)
 endef
 $(foreach i,$(ISAS),$(eval $(call isa_rules,$(i))))
 
-# What the kernels need of lib is compiled once more, for a shared library.
-CUDA_OBJ := $(patsubst %,$(CB)/%.o,$(wildcard kernels/*.cu) lib/err.c lib/dtype.c)
+# What the kernels need of lib is compiled once more, for a shared library. The slowest kernels first,
+# or the last of them would be compiled alone.
+CUDA_SLOW := $(patsubst %,kernels/%.cu,linear_step ssd_states ssd_bwd mamba_step mamba_flow attn attn_bwd)
+CUDA_OBJ  := $(patsubst %,$(CB)/%.o,$(CUDA_SLOW) $(filter-out $(CUDA_SLOW),$(wildcard kernels/*.cu)) lib/err.c lib/dtype.c)
 # Always made: what is missing of the folder would not count against an older link (.SECONDARY).
 $(B)/libhm-cuda.so: $(CB)/libhm-cuda.so FORCE
 	@mkdir -p $(@D) && ln -sfn ../$(<:build/%=%) $@
