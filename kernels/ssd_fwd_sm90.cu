@@ -170,8 +170,10 @@ __global__ void __launch_bounds__(THREADS, BLOCKS) k_ssd_fwd_wg(ssd_fwd_out<T> o
                           P, N, at.n_heads);
     const auto token_of = [&](int i) { return begin + i * Q < end ? begin + i * Q : at.len; };
     const float2 rates = read_rates(in, at, group);
-    w.rates[group] = rates;
-    w.skip[group] = group < at.n_heads ? in.skip[at.h0 + group] : 0.0f;
+    if (threadIdx.x % 128 == 0) {
+        w.rates[group] = rates;
+        w.skip[group] = group < at.n_heads ? in.skip[at.h0 + group] : 0.0f;
+    }
     scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), rates, in, at, group,
          token_of(warp), out.delta);
     tokens<T> next = read_tokens(in, at, group, token_of(BATCH + warp));

@@ -50,8 +50,10 @@ __global__ void __launch_bounds__(THREADS, BLOCKS)
     ssd_load_state<shape>(s, out.states && out.ends ? out.ends + n_span * (P * N) : nullptr, P, N,
                           at.n_heads);
     const float2 rates = read_rates(in, at, group);
-    w.rates[group] = rates;
-    w.decay[group] = 1;
+    if (threadIdx.x % 128 == 0) {
+        w.rates[group] = rates;
+        w.decay[group] = 1;
+    }
     scan(&w.step[group][warp], read_tokens(in, at, group, token_of(warp)), rates, in, at, group,
          token_of(warp), (float *)nullptr);
     tokens<T> next = read_tokens(in, at, group, token_of(BATCH + warp));
