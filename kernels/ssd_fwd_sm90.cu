@@ -8,8 +8,6 @@ namespace
 {
 using namespace ssd_sm90;
 
-enum { STEP = 16 }; /* columns of the state that are operands at once */
-
 template <class T> struct fwd_smem {
     struct {
         wg_tile<T, Q, N> b;
@@ -72,23 +70,18 @@ __device__ __forceinline__ void make_m(wg_tile<T, Q, Q> &m, const frag_c (&cb)[Q
         wg_store_a(m, warp * 16, k * 16, v[k]);
 }
 
-/* y^T = S C^T of the warpgroup's head. */
+/* y^T = S C^T of the warpgroup's head. More columns of S at once as operands: no registers. */
 template <class T>
 __device__ __forceinline__ void before_chunk(frag_c (&y)[Q / 8], state &s,
                                              const wg_tile<T, Q, N> &c)
 {
     wg_pin(s.r[0]); /* rounded anew each time: registers */
 #pragma unroll
-    for (int n = 0; n < N; n += STEP) {
-        frag_a<T> a[STEP / 16];
-#pragma unroll
-        for (int k = 0; k < STEP / 16; k++)
-            a[k] = a_of_c<T>(s.r[0][n / 8 + 2 * k], s.r[0][n / 8 + 2 * k + 1]);
+    for (int n = 0; n < N; n += 16) {
+        frag_a<T> a[1] = {a_of_c<T>(s.r[0][n / 8], s.r[0][n / 8 + 1])};
         wg_pin(a);
         wg_begin();
-#pragma unroll
-        for (int k = 0; k < STEP / 16; k++)
-            wg_mma(y, a[k], wg_along(c, 0, n + k * 16), n + k == 0);
+        wg_mma(y, a[0], wg_along(c, 0, n), n == 0);
         wg_commit();
         wg_wait<0>();
         wg_pin(a);

@@ -217,7 +217,7 @@ __device__ __forceinline__ void write_sum(mat<T> to, const frag_c (&sum)[N / 8],
  * is number `warp`. */
 template <class T> __device__ __forceinline__ void round_dcb(grad_wg_smem<T> &w, int warp)
 {
-    meet(TOKENS_THERE);
+    meet(TOKENS_THERE); /* no more of them: all heads are done */
     for (int i = warp; i < 64; i += THREADS / 32) {
         const int s = i / 8, t = i % 8, lane = lane_id();
         const float4 none = {};

@@ -129,16 +129,6 @@ __device__ __forceinline__ void scan(steps *to, const tokens<T> &k, const float2
         to->through = edges ? 0.0f : exp2_fast(end);
 }
 
-/* The block's states to p. */
-template <class T> __device__ __forceinline__ void store_state(T *p, const state &s, int n_heads)
-{
-    const unsigned tid = not_before(threadIdx.x) % THREADS;
-    if ((int)(tid / 128) < n_heads)
-#pragma unroll
-        for (int j = 0; j < N / 16; j++)
-            store_c2<T>(p + tid / 32 * (16 * N) + j * 16, N, s.r[0][2 * j], s.r[0][2 * j + 1], 16,
-                        16, true);
-}
 /* Number of the state before token t0, at which a chunk of kept states begins, of all sequences'.
  */
 static __device__ __forceinline__ int kept_state(const ssd_heads &at, int chunk, int t0)

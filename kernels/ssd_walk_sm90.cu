@@ -18,6 +18,18 @@ template <class T> struct walk_smem {
 };
 static_assert(BLOCKS * (sizeof(walk_smem<bf16>) + 1024) <= 228 * 1024, "an SM's shared memory");
 
+/* The block's states to p, as ssd_store_state, but with places made here: in this kernel those cost
+ * a register all along. */
+template <class T> __device__ __forceinline__ void store_state(T *p, const state &s, int n_heads)
+{
+    const unsigned tid = not_before(threadIdx.x) % THREADS;
+    if ((int)(tid / 128) < n_heads)
+#pragma unroll
+        for (int j = 0; j < N / 16; j++)
+            store_c2<T>(p + tid / 32 * (16 * N) + j * 16, N, s.r[0][2 * j], s.r[0][2 * j + 1], 16,
+                        16, true);
+}
+
 /* One block HEADS heads of one group (x), one span (y), one sequence (z); shared memory walk_smem.
  * FLOPs and bytes as k_ssd_walk's. Deterministic. */
 template <class T, bool IS_REVERSE>

@@ -170,7 +170,7 @@ mutant 'ssd backward, Hopper: S is used before it has come' ssd ssd_grad_sm90.cu
 mutant 'ssd backward, Hopper: D is used before it has come' ssd ssd_grad_sm90.cu '/fetch_channels(w, w.at, i + 1/,/D_THERE/s/copied<1>();/copied<2>();/'
 mutant 'ssd backward, Hopper: S takes the place of D too early' ssd ssd_grad_sm90.cu '/D_THERE/,/D_FREE/{s/const float through/if (i + 1 < at.heads) fetch_state(d, w.at.S, i + 1); &/}'
 mutant 'ssd backward, Hopper: two units have one place' ssd ssd_grad_pairs.cuh 's/32, {2, 3}, skip/32, {1, 3}, skip/' ssd_grad_sm90.cu
-mutant 'ssd backward, Hopper: pulls are kept late' ssd ssd_grad_sm90.cu 's/keep_pulls(w.at.sums + (i - 1) \* QT, w, at.n);/{ keep_pulls(w.at.sums + (i - 1) * QT, w, at.n - 1); }/'
+mutant 'ssd backward, Hopper: the last token has no pulls' ssd ssd_grad_sm90.cu 's/keep_pulls(w.at.sums + (i - 1) \* QT, w, at.n);/{ keep_pulls(w.at.sums + (i - 1) * QT, w, at.n - 1); }/'
 mutant 'ssd backward, Hopper: a sum is used before its product is done' ssd ssd_grad_sm90.cu '/ grad_c(/,/^}/s/wg_wait<0>();//'
 mutant 'ssd backward, Hopper: tokens past the last are written' ssd ssd_grad_wg.cuh 's/t\[i\] < n);/true);/' ssd_grad_sm90.cu
 
